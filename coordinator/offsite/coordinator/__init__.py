@@ -1,0 +1,1 @@
+"""The model owner's side: enrolment, campaigns, aggregation, plug-in, evaluation, export."""

@@ -1,0 +1,1 @@
+"""The data owner's side: join, verify, tune locally, return a protected update."""

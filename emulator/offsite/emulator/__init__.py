@@ -1,0 +1,1 @@
+"""Emulators of a decoder: find its blocks, compress the middle, adapt the ends, bundle it all."""

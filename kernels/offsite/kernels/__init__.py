@@ -1,0 +1,1 @@
+"""Triton operators with a plain-torch reference each. Empty until the serving milestone."""

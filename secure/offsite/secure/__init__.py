@@ -1,0 +1,1 @@
+"""Identities, directory, signing and sealing as a core without I/O."""

@@ -1,0 +1,79 @@
+"""The one error tree, its roots by whose fault it is.
+
+A message says what was expected, what was found and what to do; it never holds a secret. The
+commands turn a root into an exit code, the gRPC edge turns it into a status. Leaves exist only
+where a caller acts on them.
+
+    OffsiteError
+    ├── PeerError        what arrived is wrong: forged, corrupt, misshapen, replayed
+    ├── TransportError   it did not arrive: refused, cut, late
+    ├── PolicyError      it would break a guarantee: leak, budget, gate, revoked identity
+    ├── ConfigError      what the user asked for or gave is wrong: flag, key, file, row
+    └── MachineError     this machine cannot: disk full, state folder in use, out of memory
+"""
+
+from typing import ClassVar
+
+
+class OffsiteError(Exception):
+    """Root of everything that Offsite raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class PeerError(OffsiteError):
+    """What arrived is wrong; nothing of it was used."""
+
+    exit_code = 4
+
+
+class TransportError(OffsiteError):
+    """Something did not arrive; the same command may be tried again."""
+
+    exit_code = 5
+
+
+class PolicyError(OffsiteError):
+    """It would break a guarantee, so it was not done."""
+
+    exit_code = 6
+
+
+class ConfigError(OffsiteError):
+    """A setting, a flag or a file given by the user is wrong."""
+
+    exit_code = 3
+
+
+class MachineError(OffsiteError):
+    """This machine cannot do it now; nothing accepted earlier was lost."""
+
+    exit_code = 7
+
+
+class SignatureError(PeerError):
+    """A signature does not verify, or its key is not the expected one."""
+
+
+class IntegrityError(PeerError):
+    """Bytes differ from the digest, size or schema that was signed."""
+
+
+class ExpiredError(PeerError):
+    """A token, certificate, release or instruction is past its time."""
+
+
+class TokenError(PeerError):
+    """A join token is malformed, unknown, used or forged."""
+
+
+class IdentityError(PeerError):
+    """Peer, claimed identity and directory entry do not agree, or the entry is revoked."""
+
+
+class StateLockedError(MachineError):
+    """Another process uses the same state folder."""
+
+
+class DiskFullError(MachineError):
+    """No room to write; what was written before is intact."""
