@@ -21,6 +21,7 @@ Axes: ``Q`` queries of one batch, ``N`` choices of one batch, ``S`` tokens of a 
 """
 
 import gzip
+import inspect
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -145,7 +146,7 @@ def score_choices(
     encoded = [_encode(model, tokenizer, i, q) for i, q in enumerate(questions)]
     results: dict[int, tuple[float, ...]] = {}
     was_training = model.training
-    model.eval()
+    model.train(False)
     try:
         for batch in _batches(encoded, batch_tokens):
             likelihoods = _score_batch(model, batch, batch_tokens)
@@ -208,22 +209,24 @@ def read_questions(path: Path) -> list[Question]:
 
 def _parse_question(line: bytes, where: str) -> Question:
     try:
-        record: object = json.loads(line)
-    except ValueError as error:
+        return _question(json.loads(line))
+    except json.JSONDecodeError as error:
         raise ValueError(f"{where}: not valid JSON ({error})") from None
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _question(record: object) -> Question:
     if not isinstance(record, dict):
-        raise ValueError(f"{where}: expected an object, found {type(record).__name__}")
+        raise TypeError(f"expected an object, found {type(record).__name__}")
     query, choices, gold = record.get("query"), record.get("choices"), record.get("gold")
     if not isinstance(query, str):
-        raise ValueError(f"{where}: query must be a string, found {query!r:.60}")
+        raise TypeError(f"query must be a string, found {query!r:.60}")
     if not _is_text_list(choices):
-        raise ValueError(f"{where}: choices must be a list of strings, found {choices!r:.60}")
+        raise TypeError(f"choices must be a list of strings, found {choices!r:.60}")
     if not isinstance(gold, int) or isinstance(gold, bool):
-        raise ValueError(f"{where}: gold must be an integer, found {gold!r:.60}")
-    try:
-        return Question(query, tuple(choices), gold)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
+        raise TypeError(f"gold must be an integer, found {gold!r:.60}")
+    return Question(query, tuple(choices), gold)
 
 
 def _is_text_list(value: object) -> TypeGuard[list[str]]:
@@ -289,7 +292,7 @@ def _score_with_shared_query(
     choices = [choice for tokens in batch for choice in tokens.choices]
     owner = [row for row, tokens in enumerate(batch) for _ in tokens.choices]
     rows = torch.tensor(owner, device=queries.device)  # [N]
-    output = model(input_ids=queries, use_cache=True)
+    output = model(input_ids=queries, use_cache=True, **_last_logits_only(model))
     first = torch.tensor([choice[0] for choice in choices], device=queries.device)[:, None]
     sums = _log_likelihoods(output.logits[:, -1:][rows], first)  # [N, 1]
     if max(len(choice) for choice in choices) > 1:
@@ -298,6 +301,12 @@ def _score_with_shared_query(
             return None
         sums = torch.cat([sums, _score_continuations(model, choices, cache)], dim=1)
     return _masked_sums(sums, [len(choice) for choice in choices])
+
+
+def _last_logits_only(model: PreTrainedModel) -> dict[str, int]:
+    """Return the argument that saves the head on all query positions but the last."""
+    known = "logits_to_keep" in inspect.signature(model.forward).parameters
+    return {"logits_to_keep": 1} if known else {}
 
 
 def _repeat_cache(cache: object, rows: torch.Tensor) -> Cache | None:
@@ -334,11 +343,10 @@ def _score_whole_sequences(
     step = max(1, batch_tokens // max(len(row) for row in kept))
     sums: list[float] = []
     for start in range(0, len(kept), step):
-        ids = _matrix(kept[start : start + step], model)  # [N, S + T]
+        part = slice(start, start + step)
+        ids = _matrix(kept[part], model)  # [N, S + T]
         values = _log_likelihoods(model(input_ids=ids[:, :-1]).logits, ids[:, 1:])
-        for row, tokens, length in zip(
-            values, kept[start:], lengths[start : start + step], strict=False
-        ):
+        for row, tokens, length in zip(values, kept[part], lengths[part], strict=True):
             end = len(tokens) - 1
             sums.append(float(row[max(0, end - length) : end].sum()))
     return sums

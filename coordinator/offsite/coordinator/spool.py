@@ -1,0 +1,254 @@
+"""Files of the messages on the coordinator's disk.
+
+    spool/<message id>/instruction   what goes to a client, complete
+                       reply.part    a reply on its way, preallocated to its full size
+                       reply.state   digest, size and bytes stored of `reply.part`
+                       reply         a reply, complete and hashed
+
+A file without `.part` in its name is complete and on the disk: it was written beside, fsynced and
+renamed. Whether a reply *counts* is decided by the store's row, which is written after it.
+
+Rules it enforces: an upload states its size and digest first; it is stopped at the first surplus
+byte; the disk is reserved before the first byte is taken, so that two uploads cannot fill it
+between them; what was stored survives a cut and a kill; nothing is complete before its digest was
+compared. `reply.state` is trusted for the length only: if a power cut lost bytes that it counts,
+the digest differs at the end and the upload starts anew.
+"""
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from offsite.secure import limits
+from offsite.secure.errors import DiskFullError, IntegrityError, PeerError
+
+_MESSAGE_ID = re.compile(r"[0-9a-f]{32}")
+_STATE = struct.Struct(">32sQQ")  # SHA-256, size, bytes stored
+_STORED = struct.Struct(">Q")
+_STORED_AT = _STATE.size - _STORED.size
+_READ_BYTES = 4 * limits.MIB
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyFile:
+    """Which bytes an upload promises."""
+
+    message_id: str
+    size_bytes: int
+    sha256: bytes
+
+    def __post_init__(self) -> None:
+        if not 0 < self.size_bytes <= limits.ROUND_MESSAGE_BYTES:
+            raise PeerError(
+                f"expected a reply of 1 to {limits.ROUND_MESSAGE_BYTES} bytes, "
+                f"found {self.size_bytes}"
+            )
+        if len(self.sha256) != 32:
+            raise PeerError(f"expected a SHA-256 of 32 bytes, found {len(self.sha256)}")
+
+
+@dataclass(slots=True)
+class Upload:
+    """A reply that is being written. One writer at a time; `close` it in any case."""
+
+    file: ReplyFile
+    folder: Path
+    stored_bytes: int
+    _data: int
+    _state: int
+    _hash: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+
+    def write(self, data: bytes) -> None:
+        """Stores the next bytes.
+
+        Raises:
+            PeerError: more bytes than the header promised; none of the surplus is kept.
+        """
+        if self.stored_bytes + len(data) > self.file.size_bytes:
+            raise PeerError(
+                f"expected {self.file.size_bytes} bytes, found more: the upload was stopped"
+            )
+        _write_at(self._data, data, self.stored_bytes)
+        self._hash.update(data)
+        self.stored_bytes += len(data)
+        _write_at(self._state, _STORED.pack(self.stored_bytes), _STORED_AT)
+
+    def finish(self) -> None:
+        """Completes the reply: digest compared, fsync, rename.
+
+        Raises:
+            PeerError: bytes are missing; they may still be sent.
+            IntegrityError: the digest differs; nothing is kept and the upload starts anew.
+        """
+        # (1) Complete?
+        if self.stored_bytes != self.file.size_bytes:
+            raise PeerError(
+                f"expected {self.file.size_bytes} bytes, found {self.stored_bytes}: "
+                "resume the upload"
+            )
+        # (2) The bytes that were promised?
+        if self._hash.digest() != self.file.sha256:
+            _forget_part(self.folder)
+            raise IntegrityError(
+                f"expected a reply with SHA-256 {self.file.sha256.hex()}, found "
+                f"{self._hash.hexdigest()}: send it again from the start"
+            )
+        # (3) On the disk under its final name.
+        os.fsync(self._data)
+        (self.folder / "reply.part").rename(self.folder / "reply")
+        (self.folder / "reply.state").unlink()
+        _sync_folder(self.folder)
+
+    def close(self) -> None:
+        """Lets go of the files; what was stored stays."""
+        os.close(self._data)
+        os.close(self._state)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Spool:
+    """The folder `spool/`; see the module for what is in it."""
+
+    folder: Path
+
+    def instruction(self, message_id: str) -> Path:
+        """Where the instruction of `message_id` lies."""
+        return self._folder(message_id) / "instruction"
+
+    def reply(self, message_id: str) -> Path:
+        """Where the complete reply to `message_id` lies, if there is one."""
+        return self._folder(message_id) / "reply"
+
+    def write_instruction(self, message_id: str, data: bytes) -> None:
+        """Stores an instruction; it is on the disk when this returns."""
+        folder = self._folder(message_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / "instruction.part"
+        try:
+            with part.open("wb", buffering=0) as file:
+                _write_at(file.fileno(), data, 0)
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise _explained(error, len(data), self.folder) from error
+        part.rename(folder / "instruction")
+        _sync_folder(folder)
+        _sync_folder(self.folder)
+
+    def stored_bytes(self, message_id: str, sha256: bytes) -> int:
+        """How many bytes of the reply with this digest are stored and not yet complete."""
+        try:
+            raw = (self._folder(message_id) / "reply.state").read_bytes()
+            found, _, stored = _STATE.unpack(raw)
+        except (FileNotFoundError, struct.error):
+            return 0
+        return int(stored) if found == sha256 else 0
+
+    def open_upload(self, file: ReplyFile, offset: int) -> Upload:
+        """Opens a reply for writing at `offset`, which must be what is stored of it.
+
+        Raises:
+            PeerError: another offset.
+            DiskFullError: no room for all of it; nothing was taken.
+        """
+        folder = self._folder(file.message_id)
+        stored = self.stored_bytes(file.message_id, file.sha256)
+        if offset != stored:
+            raise PeerError(f"expected the upload to go on at byte {stored}, found {offset}")
+        if stored == 0:
+            _reserve(folder, file)
+        data = os.open(folder / "reply.part", os.O_RDWR)
+        upload = Upload(file, folder, stored, data, os.open(folder / "reply.state", os.O_RDWR))
+        _hash_up_to(data, stored, upload._hash)
+        return upload
+
+    def discard_reply(self, message_id: str) -> None:
+        """Removes a complete reply that was never accepted (killed before its row was written)."""
+        self.reply(message_id).unlink(missing_ok=True)
+
+    def erase(self, message_id: str) -> None:
+        """Removes everything of a message."""
+        shutil.rmtree(self._folder(message_id), ignore_errors=True)
+
+    def message_ids(self) -> list[str]:
+        """The messages that have files."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(p.name for p in self.folder.iterdir() if _MESSAGE_ID.fullmatch(p.name))
+
+    def _folder(self, message_id: str) -> Path:
+        # Ids arrive from clients; nothing but one of our own may become a path.
+        if not _MESSAGE_ID.fullmatch(message_id):
+            raise PeerError(f"expected a message id of 32 hex digits, found {message_id[:80]!r}")
+        return self.folder / message_id
+
+
+def _reserve(folder: Path, file: ReplyFile) -> None:
+    """Preallocates `reply.part` and writes its state; an older part is dropped."""
+    _forget_part(folder)
+    try:
+        with (folder / "reply.part").open("wb", buffering=0) as part:
+            _preallocate(part.fileno(), file.size_bytes)
+        (folder / "reply.state").write_bytes(_STATE.pack(file.sha256, file.size_bytes, 0))
+    except OSError as error:
+        _forget_part(folder)
+        raise _explained(error, file.size_bytes, folder) from error
+
+
+def _preallocate(descriptor: int, size_bytes: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size_bytes)
+    else:  # macOS reserves nothing; a full disk is then met while writing
+        os.ftruncate(descriptor, size_bytes)
+
+
+def _explained(error: OSError, size_bytes: int, folder: Path) -> OSError | DiskFullError:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return error
+    free = shutil.disk_usage(folder).free
+    return DiskFullError(
+        f"expected room for {size_bytes} bytes in the spool, found {free} free: "
+        f"free at least {max(size_bytes - free, 1)} bytes on the coordinator's disk"
+    )
+
+
+def _hash_up_to(descriptor: int, size_bytes: int, digest: "hashlib._Hash") -> None:
+    position = 0
+    while position < size_bytes:
+        data = os.pread(descriptor, min(_READ_BYTES, size_bytes - position), position)
+        if not data:
+            raise IntegrityError(f"expected {size_bytes} stored bytes, found {position}")
+        digest.update(data)
+        position += len(data)
+
+
+def _write_at(descriptor: int, data: bytes, position: int) -> None:
+    """Writes all of `data`; one call may take less than it was given."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, position)
+        view, position = view[written:], position + written
+
+
+def _forget_part(folder: Path) -> None:
+    (folder / "reply.part").unlink(missing_ok=True)
+    (folder / "reply.state").unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

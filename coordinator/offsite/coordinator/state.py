@@ -1,0 +1,160 @@
+"""The coordinator's state folder: its layout, its lock and how files get into it.
+
+Notable: everything below `keys/` is 0600 inside a 0700 folder, and no file is ever seen half
+written (temporary file, fsync, rename). One process serves a state folder at a time and holds its
+lock; short commands (`invite`, `status`, `revoke`) open it without the lock, since the database
+alone decides between writers.
+"""
+
+import errno
+import os
+import secrets
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from filelock import FileLock, Timeout
+
+from offsite.secure.errors import ConfigError, DiskFullError, MachineError, StateLockedError
+
+FOLDER_MODE: Final = 0o700
+FILE_MODE: Final = 0o600
+
+
+class StateFolder:
+    """An opened state folder; a context manager that gives the lock back."""
+
+    def __init__(self, root: Path, lock: FileLock | None) -> None:
+        self.root = root
+        self._lock = lock
+
+    @classmethod
+    def create(cls, root: Path) -> Self:
+        """Lays out a new folder and opens it exclusively; refuses one that already has keys."""
+        if (root / "keys").exists():
+            raise ConfigError(f"{root} already holds a coordinator; choose another folder")
+        state = cls(root, None)
+        try:
+            for folder in (root, state.keys, *state._data_folders()):
+                folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        except OSError as error:
+            raise machine_error(root, error) from error
+        return cls.open(root)
+
+    @classmethod
+    def open(cls, root: Path, *, exclusive: bool = True) -> Self:
+        """Opens an initialised folder; StateLockedError if another process serves it."""
+        if not (root / "keys").is_dir():
+            raise ConfigError(f"no coordinator state in {root}; run `coordinator init` first")
+        state = cls(root, lock_folder(root) if exclusive else None)
+        for folder in state._data_folders():
+            folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
+        return state
+
+    def close(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def config(self) -> Path:
+        return self.root / "coordinator.toml"
+
+    @property
+    def database(self) -> Path:
+        return self.root / "coordinator.sqlite"
+
+    @property
+    def keys(self) -> Path:
+        return self.root / "keys"
+
+    @property
+    def bundle(self) -> Path:
+        return self.root / "bundle"
+
+    @property
+    def spool(self) -> Path:
+        return self.root / "spool"
+
+    @property
+    def adapters(self) -> Path:
+        return self.root / "adapters"
+
+    @property
+    def reports(self) -> Path:
+        return self.root / "reports"
+
+    @property
+    def export(self) -> Path:
+        return self.root / "export"
+
+    def _data_folders(self) -> tuple[Path, ...]:
+        return (self.spool, self.adapters, self.reports)
+
+    def read_key(self, name: str) -> bytes:
+        """Bytes of a file in `keys/`."""
+        try:
+            return (self.keys / name).read_bytes()
+        except FileNotFoundError as error:
+            raise ConfigError(
+                f"{self.keys / name} is missing; restore it from a backup or run "
+                "`coordinator init` with a new folder"
+            ) from error
+
+    def write_key(self, name: str, data: bytes) -> None:
+        write_atomic(self.keys / name, data)
+
+
+def lock_folder(root: Path) -> FileLock:
+    """Takes the folder's lock at once or raises StateLockedError."""
+    lock = FileLock(root / "lock", timeout=0, thread_local=False, mode=FILE_MODE)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise StateLockedError(
+            f"another process uses {root}; stop it first or choose another state folder"
+        ) from error
+    return lock
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Puts `data` at `path`, mode 0600, durable, either wholly or not at all."""
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise machine_error(path, error) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames inside `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def machine_error(path: Path, error: OSError) -> MachineError:
+    """What the operating system said, as an error of ours."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFullError(f"no room to write {path}; free some space and run it again")
+    return MachineError(f"cannot write {path}: {error.strerror}")

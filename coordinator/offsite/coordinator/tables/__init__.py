@@ -1,0 +1,1 @@
+"""The tables of the coordinator's database, one module per subject, typed rows only."""

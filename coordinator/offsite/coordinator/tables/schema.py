@@ -1,0 +1,90 @@
+"""Every migration of the coordinator's database, oldest first; one that shipped never changes.
+
+Times are seconds since 1970-01-01 UTC. No table holds a secret that opens anything: of an invite
+there is only a key derived from its secret, of a client only public keys.
+"""
+
+from typing import Final
+
+INITIAL: Final = """
+CREATE TABLE clients (
+    client_id TEXT PRIMARY KEY,
+    node_id INTEGER NOT NULL UNIQUE,
+    identity_key BLOB NOT NULL UNIQUE,
+    certificate BLOB NOT NULL,
+    certificate_expires_unix_s REAL NOT NULL,
+    next_certificate BLOB,
+    next_certificate_expires_unix_s REAL,
+    status TEXT NOT NULL CHECK (status IN ('active', 'revoked')),
+    since_unix_s REAL NOT NULL,
+    reason TEXT NOT NULL DEFAULT '',
+    last_seen_unix_s REAL,
+    doing TEXT NOT NULL DEFAULT ''
+) STRICT;
+
+CREATE TABLE invites (
+    token_id BLOB PRIMARY KEY,
+    client_id TEXT NOT NULL,
+    proof_key BLOB NOT NULL,
+    created_unix_s REAL NOT NULL,
+    expires_unix_s REAL NOT NULL,
+    wrong_proofs INTEGER NOT NULL DEFAULT 0,
+    used_by BLOB,
+    used_unix_s REAL
+) STRICT;
+
+CREATE TABLE nonces (
+    nonce BLOB PRIMARY KEY,
+    token_id BLOB NOT NULL REFERENCES invites ON DELETE CASCADE,
+    expires_unix_s REAL NOT NULL
+) STRICT;
+
+CREATE TABLE directories (
+    version INTEGER PRIMARY KEY,
+    envelope BLOB NOT NULL,
+    published_unix_s REAL NOT NULL
+) STRICT;
+
+CREATE TABLE messages (
+    message_id TEXT PRIMARY KEY,
+    run_id INTEGER NOT NULL,
+    group_id TEXT NOT NULL,
+    client_id TEXT NOT NULL REFERENCES clients,
+    size_bytes INTEGER NOT NULL,
+    sha256 BLOB NOT NULL,
+    created_unix_s REAL NOT NULL,
+    deadline_unix_s REAL NOT NULL,
+    reply_size_bytes INTEGER,
+    reply_sha256 BLOB
+) STRICT;
+CREATE INDEX messages_of_client ON messages (client_id, created_unix_s);
+CREATE INDEX messages_of_group ON messages (run_id, group_id);
+
+CREATE TABLE campaigns (
+    campaign_id INTEGER PRIMARY KEY,
+    state TEXT NOT NULL CHECK (state IN ('waiting', 'running', 'ended', 'failed')),
+    reason TEXT NOT NULL DEFAULT '',
+    release_sha256 BLOB NOT NULL,
+    settings TEXT NOT NULL,
+    created_unix_s REAL NOT NULL,
+    changed_unix_s REAL NOT NULL
+) STRICT;
+
+CREATE TABLE rounds (
+    campaign_id INTEGER NOT NULL REFERENCES campaigns,
+    round INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('open', 'closed', 'abandoned')),
+    plan BLOB,
+    adapter_path TEXT,
+    adapter_sha256 BLOB,
+    strategy_path TEXT,
+    strategy_sha256 BLOB,
+    metrics TEXT NOT NULL DEFAULT '{}',
+    opened_unix_s REAL NOT NULL,
+    closed_unix_s REAL,
+    PRIMARY KEY (campaign_id, round, attempt)
+) STRICT
+"""
+
+MIGRATIONS: Final = (INITIAL,)

@@ -1,0 +1,1 @@
+"""What trains inside the slots, and how it comes back into the full model."""

@@ -1,0 +1,1 @@
+"""How the middle of a model is compressed into an emulator."""

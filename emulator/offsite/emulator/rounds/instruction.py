@@ -1,0 +1,129 @@
+"""What the messages of a round hold: the instruction and its reply, as Flower records.
+
+    instruction  "arrays"   the adapter to start from, NumPy fp32, by adapter name
+                 "config"   {"plan": signed envelope, "server-round": number}
+    reply        "update"   {"sealed": the sealed update, opaque bytes}
+                 "metrics"  {"num-examples": number}, repeated inside the seal; the inside counts
+
+An adapter has one digest wherever it is: SHA-256 over names, dtypes, shapes and bytes, by name.
+"""
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from torch import Tensor
+
+from offsite.emulator.rounds.messages import NUMPY_STYPE
+from offsite.emulator.rounds.plan import SignedPlan, open_plan
+from offsite.emulator.schema import TensorSpec
+from offsite.secure.errors import IntegrityError, PeerError
+from offsite.secure.identity import IdentityPublicKey
+
+ARRAYS = "arrays"
+CONFIG = "config"
+PLAN = "plan"
+SERVER_ROUND = "server-round"
+UPDATE = "update"
+SEALED = "sealed"
+SEALED_STYPE = "offsite.sealed"
+METRICS = "metrics"
+NUM_EXAMPLES = "num-examples"
+
+
+def adapter_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Hexadecimal SHA-256 of an adapter; the order of its tensors does not matter."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        array = tensors[name].detach().cpu().contiguous().numpy()
+        digest.update(f"{name}\0{array.dtype}\0{array.shape}\0".encode())
+        digest.update(array.data if array.size else b"")
+    return digest.hexdigest()
+
+
+def adapter_to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
+    """The tensors as a Flower record of NumPy arrays, in the same order."""
+    return ArrayRecord({name: Array(_numpy(tensor)) for name, tensor in tensors.items()})
+
+
+def adapter_from_record(record: ArrayRecord, schema: Mapping[str, TensorSpec]) -> dict[str, Tensor]:
+    """The fp32 tensors in a record, in the order of `schema`.
+
+    Raises:
+        PeerError: naming the first tensor that is missing, unknown, misshapen or of another dtype.
+    """
+    for name in schema.keys() - record.keys():
+        raise PeerError(f"adapter: tensor {name} is missing")
+    for name in record.keys() - schema.keys():
+        raise PeerError(f"adapter: tensor {name!r:.200} is unknown")
+    return {name: _tensor(name, record[name], spec) for name, spec in schema.items()}
+
+
+def read_instruction(
+    message: Message,
+    coordinator_key: IdentityPublicKey,
+    schema: Mapping[str, TensorSpec],
+    now_unix_s: float,
+) -> tuple[SignedPlan, dict[str, Tensor]]:
+    """The plan and the adapter of an instruction, after signature, deadline and digest.
+
+    Raises:
+        PeerError: it is malformed, not signed by the coordinator, late, or its adapter is not
+            the one that the plan names.
+    """
+    content = message.content
+    config, arrays = content.get(CONFIG), content.get(ARRAYS)
+    if not isinstance(config, ConfigRecord) or not isinstance(arrays, ArrayRecord):
+        raise PeerError("instruction: expected a config and arrays")
+    plan = config.get(PLAN)
+    if not isinstance(plan, bytes):
+        raise PeerError("instruction: expected a signed plan in its config")
+    signed = open_plan(plan, coordinator_key, now_unix_s)
+    adapter = adapter_from_record(arrays, schema)
+    if adapter_digest(adapter) != signed.plan.adapter_sha256:
+        raise IntegrityError("instruction: the adapter is not the one that the plan names")
+    return signed, adapter
+
+
+def reply_content(sealed: bytes, num_examples: int) -> RecordDict:
+    """What a client's reply holds."""
+    array = Array(dtype="uint8", shape=(len(sealed),), stype=SEALED_STYPE, data=sealed)
+    return RecordDict(
+        {
+            UPDATE: ArrayRecord({SEALED: array}),
+            METRICS: MetricRecord({NUM_EXAMPLES: num_examples}),
+        }
+    )
+
+
+def sealed_update_of(message: Message) -> bytes:
+    """The sealed update in a reply.
+
+    Raises:
+        PeerError: the client reported an error, or the reply holds something else.
+    """
+    if message.has_error():
+        reason = (message.error.reason or "no reason given")[:500]
+        raise PeerError(f"the client could not do it: {reason}")
+    record = message.content.get(UPDATE)
+    if not isinstance(record, ArrayRecord) or set(record) != {SEALED}:
+        raise PeerError("reply: expected a sealed update")
+    array = record[SEALED]
+    if array.stype != SEALED_STYPE or array.shape != (len(array.data),):
+        raise PeerError(f"reply: expected {SEALED_STYPE} of {len(array.data)} bytes")
+    return array.data
+
+
+def _numpy(tensor: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    return tensor.detach().cpu().contiguous().numpy()
+
+
+def _tensor(name: str, array: Array, spec: TensorSpec) -> Tensor:
+    if array.stype != NUMPY_STYPE or array.dtype != "float32" or spec.dtype != "F32":
+        raise PeerError(f"adapter: tensor {name}: expected float32, found {array.dtype!r:.40}")
+    if array.shape != spec.shape:
+        raise PeerError(f"adapter: tensor {name}: expected {spec.shape}, found {array.shape}")
+    # A copy: what was read from bytes is not writable, and not always in C order.
+    return torch.from_numpy(np.array(array.numpy(), dtype=np.float32, order="C"))

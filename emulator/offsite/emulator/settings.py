@@ -1,0 +1,176 @@
+"""Settings of a role: one frozen dataclass, read from a TOML file and command-line overrides.
+
+Notable:
+- a field's comment is written once, as ``Annotated[type, "comment"]``, and serves the commented
+  TOML that ``init`` writes and the reference of keys;
+- an unknown key, a wrong type and a failed check are all collected and reported at once;
+- paths in the file are relative to the file, paths on the command line to the working directory.
+
+Sections are dataclasses, their fields scalars (`int`, `float`, `bool`, `str`, `Path`, an `Enum`).
+"""
+
+import dataclasses
+import enum
+import tomllib
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import tomli_w
+
+from offsite.secure.errors import ConfigError
+
+type_hints = typing.get_type_hints
+Scalar = bool | int | float | str
+Tables = dict[str, dict[str, Scalar]]
+T = typing.TypeVar("T")
+
+
+def load_settings(cls: type[T], path: Path | None, overrides: Sequence[str] = ()) -> T:
+    """The settings in `path` (defaults if None) with `section.key=value` overrides applied.
+
+    Raises:
+        ConfigError: naming every unknown key, wrong type and failed check at once.
+    """
+    problems: list[str] = []
+    tables = _read(path) if path else {}
+    base = path.parent if path else Path()
+    sections = {}
+    known = dict(section_types(cls))
+    problems += [f"unknown section [{name}]" for name in tables if name not in known]
+    for name, section in known.items():
+        given = dict(tables.get(name, {}))
+        values = _convert(section, given, name, base, problems)
+        for key, text in _overrides_for(name, overrides):
+            values |= _convert(section, {key: text}, name, Path(), problems, text_form=True)
+        sections[name] = _construct(section, values, name, problems)
+    problems += [
+        f"override {o!r}: expected SECTION.KEY=VALUE with a section of {', '.join(known)}"
+        for o in overrides
+        if o.partition("=")[1] == "" or o.partition(".")[0] not in known
+    ]
+    if problems:
+        where = path or "the command line"
+        raise ConfigError(f"{where}: " + "; ".join(problems))
+    return cls(**sections)
+
+
+def render_toml(settings: object) -> str:
+    """The settings as TOML, every key under its comment."""
+    lines: list[str] = []
+    for name, section in section_types(type(settings)):
+        if doc := (section.__doc__ or "").strip().partition("\n")[0]:
+            lines += [f"# {doc}"]
+        lines.append(f"[{name}]")
+        values = getattr(settings, name)
+        for field, comment in documented_fields(section):
+            lines += [f"# {comment}"] if comment else []
+            lines.append(tomli_w.dumps({field: _plain(getattr(values, field))}).strip())
+        lines.append("")
+    return "\n".join(lines)
+
+
+def to_tables(settings: object) -> Tables:
+    """Plain nested dictionaries, for JSON."""
+    return {
+        name: {f: _plain(getattr(getattr(settings, name), f)) for f, _ in documented_fields(cls)}
+        for name, cls in section_types(type(settings))
+    }
+
+
+def section_types(cls: type) -> list[tuple[str, type]]:
+    """Name and dataclass of every section, in order."""
+    hints = type_hints(cls)
+    return [(f.name, hints[f.name]) for f in dataclasses.fields(cls)]
+
+
+def documented_fields(section: type) -> Iterator[tuple[str, str]]:
+    """Name and comment of every field of a section."""
+    hints = type_hints(section, include_extras=True)
+    for field in dataclasses.fields(section):
+        extras = getattr(hints[field.name], "__metadata__", ())
+        yield field.name, next((e for e in extras if isinstance(e, str)), "")
+
+
+def _read(path: Path) -> Tables:
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; run `init` to write a commented one") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    loose = [key for key, value in document.items() if not isinstance(value, dict)]
+    if loose:
+        raise ConfigError(f"{path}: keys outside of a section: {', '.join(loose)}")
+    return document
+
+
+def _overrides_for(section: str, overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for override in overrides:
+        name, _, value = override.partition("=")
+        table, _, key = name.partition(".")
+        if table == section:
+            yield key.strip(), value.strip()
+
+
+def _convert(
+    section: type,
+    given: dict[str, Scalar],
+    name: str,
+    base: Path,
+    problems: list[str],
+    text_form: bool = False,
+) -> dict[str, object]:
+    hints = type_hints(section)
+    values: dict[str, object] = {}
+    for key, raw in given.items():
+        if key not in hints:
+            problems.append(f"unknown key {name}.{key} (known: {', '.join(hints)})")
+            continue
+        try:
+            values[key] = _parse(raw, hints[key], base, text_form)
+        except ValueError as error:
+            problems.append(f"{name}.{key}: {error}")
+    return values
+
+
+def _parse(raw: Scalar, wanted: object, base: Path, text_form: bool) -> object:
+    options = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else ()
+    if options:  # `Path | None`: an empty text means "not set"
+        return None if raw == "" else _parse(raw, options[0], base, text_form)
+    if wanted is bool and text_form and str(raw).lower() in {"true", "false"}:
+        return str(raw).lower() == "true"
+    if wanted in (int, float) and text_form:
+        return wanted(str(raw))  # type: ignore[operator]
+    if wanted is float and isinstance(raw, int) and not isinstance(raw, bool):
+        return float(raw)
+    if wanted is Path and isinstance(raw, str):
+        return base / Path(raw).expanduser()
+    if isinstance(wanted, type) and issubclass(wanted, enum.Enum):
+        names = [member.value for member in wanted]
+        if raw not in names:
+            raise ValueError(f"expected one of {', '.join(map(str, names))}, found {raw!r}")
+        return wanted(raw)
+    if isinstance(wanted, type) and type(raw) is wanted:
+        return raw
+    expected = getattr(wanted, "__name__", str(wanted))
+    raise ValueError(f"expected {expected}, found {raw!r}")
+
+
+def _construct(section: type, values: dict[str, object], name: str, problems: list[str]) -> object:
+    try:
+        return section(**values)
+    except ConfigError as error:
+        problems.append(f"[{name}] {error}")
+    except TypeError as error:
+        problems.append(f"[{name}] {error}")
+    return None
+
+
+def _plain(value: object) -> Scalar:
+    if isinstance(value, enum.Enum):
+        return typing.cast(Scalar, value.value)
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, Path) else typing.cast(Scalar, value)

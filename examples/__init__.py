@@ -1,0 +1,1 @@
+"""Programs that show Offsite at work; the tests run them."""
