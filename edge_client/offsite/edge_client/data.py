@@ -218,16 +218,13 @@ class _LayoutChooser:
             )
         return self.layout
 
-    @staticmethod
-    def _candidates(record: Record) -> list[Layout]:
+    def _candidates(self, record: Record) -> list[Layout]:
         """Return the layouts whose columns are there; filled columns decide between several."""
         there = [layout for layout in Layout if record.fields.keys() >= set(layout.value)]
-        filled = [
-            layout
-            for layout in there
-            if all(record.fields[name] not in (None, "") for name in layout.value)
-        ]
-        return there if len(there) < 2 or not filled else filled
+        if len(there) < 2:
+            return there
+        filled = [layout for layout in there if all(map(record.fields.get, layout.value))]
+        return filled or [layout for layout in there if layout is self.layout]
 
 
 def _parse(record: Record | Unreadable, chooser: _LayoutChooser) -> Row | Unreadable:
@@ -251,8 +248,8 @@ def _parse(record: Record | Unreadable, chooser: _LayoutChooser) -> Row | Unread
 
 def _missing_columns(record: Record, layout: Layout | None) -> str:
     expected = layout or "`text`, `prompt` and `completion`, or `messages`"
-    found = ", ".join(f"`{name}`" for name in list(record.fields)[:8]) or "nothing"
-    return f"expected {expected}, found {found:.200}"
+    found = ", ".join(f"`{name}`" for name, value in record.fields.items() if value is not None)
+    return f"expected {expected}, found {found or 'nothing':.200}"
 
 
 def _text(record: Record, name: str) -> str:

@@ -115,15 +115,15 @@ def _sniff(path: Path, lines: Sequence[bytes]) -> Format:
         raise ConfigError(f"{path}: the file is empty; expected JSON lines, CSV or Parquet")
     if lines[0].startswith(_UTF16_BOMS):
         raise ConfigError(f"{path}: expected UTF-8 text, found UTF-16; save it as UTF-8")
-    if 2 * sum(line.lstrip().startswith(b"{") for line in lines) >= len(lines):
-        return Format.JSONL
-    if _delimiter(lines[0].decode(errors="replace")) is not None:
-        return Format.CSV
-    if lines[0].lstrip().startswith(b"["):
+    if lines[0].strip().replace(b" ", b"")[:2] in (b"[", b"[{"):
         raise ConfigError(
             f"{path}: expected one JSON object a line, found a JSON array; "
             "write each of its elements on a line of its own"
         )
+    if 2 * sum(line.lstrip().startswith(b"{") for line in lines) >= len(lines):
+        return Format.JSONL
+    if _delimiter(lines[0].decode(errors="replace")) is not None:
+        return Format.CSV
     suffixes = {suffix.lower() for suffix in path.suffixes}
     if suffixes & {".jsonl", ".json", ".ndjson"}:
         return Format.JSONL

@@ -10,9 +10,11 @@ first blocks and top slots the last ones.
 Source: the sandwich placement of Offsite-Tuning (arXiv 2302.04870, section 3).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
+from offsite.emulator.strict_json import Fields, JsonObject, JsonValue
 from offsite.secure.errors import ConfigError, PeerError
 
 MAX_BLOCKS = 10_000
@@ -73,24 +75,24 @@ class LayerMap:
         slots += [Slot(f"top.{i}", block, first_top + i) for i, block in enumerate(top)]
         return cls(base_blocks, kept, tuple(slots))
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> JsonObject:
         """A dict of plain JSON values."""
-        slots = [
+        slots: list[JsonValue] = [
             {"name": s.name, "base_block": s.base_block, "emulator_block": s.emulator_block}
             for s in self.slots
         ]
         return {"base_blocks": self.base_blocks, "kept": list(self.kept), "slots": slots}
 
     @classmethod
-    def from_json(cls, value: object) -> "LayerMap":
+    def from_json(cls, value: JsonValue) -> "LayerMap":
         """Read what `to_json` gave. Raises PeerError, since it comes from the other side."""
-        fields = _fields(value, {"base_blocks", "kept", "slots"}, "layer map")
+        fields = Fields(value, "layer map")
+        base_blocks = fields.integer("base_blocks", 1, MAX_BLOCKS)
+        kept = [_block(block) for block in fields.items("kept", MAX_BLOCKS)]
+        slots = [_slot(slot) for slot in fields.items("slots", MAX_BLOCKS)]
+        fields.close()
         try:
-            return cls(
-                _integer(fields["base_blocks"], "layer map.base_blocks"),
-                tuple(_integer(i, "layer map.kept") for i in _list(fields["kept"], "kept")),
-                tuple(_slot(slot) for slot in _list(fields["slots"], "slots")),
-            )
+            return cls(base_blocks, tuple(kept), tuple(slots))
         except ConfigError as error:
             raise PeerError(str(error)) from None
 
@@ -100,7 +102,7 @@ def _problem(layer_map: LayerMap) -> str | None:
     base_blocks, kept, slots = layer_map.base_blocks, layer_map.kept, layer_map.slots
     if not 0 < base_blocks <= MAX_BLOCKS:
         return f"base_blocks is {base_blocks}, expected 1 to {MAX_BLOCKS}"
-    ascending = all(a < b for a, b in zip(kept, kept[1:], strict=False))
+    ascending = all(a < b for a, b in pairwise(kept))
     if not kept or not ascending or kept[0] < 0 or kept[-1] >= base_blocks:
         return f"kept must ascend within 0 to {base_blocks - 1} and hold a block"
     bottom = sum(slot.name.startswith("bottom.") for slot in slots)
@@ -118,28 +120,18 @@ def _problem(layer_map: LayerMap) -> str | None:
     return None
 
 
-def _fields(value: object, names: set[str], what: str) -> Mapping[str, object]:
-    if not isinstance(value, dict) or set(value) != names:
-        raise PeerError(f"{what}: expected an object with {', '.join(sorted(names))}")
-    return value
-
-
-def _list(value: object, name: str) -> Sequence[object]:
-    if not isinstance(value, list) or len(value) > MAX_BLOCKS:
-        raise PeerError(f"layer map.{name}: expected a list of at most {MAX_BLOCKS} entries")
-    return value
-
-
-def _integer(value: object, name: str) -> int:
+def _block(value: JsonValue) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise PeerError(f"{name}: expected a whole number, found {type(value).__name__}")
+        raise PeerError(f"layer map: kept: expected block numbers, found {value!a:.64}")
     return value
 
 
-def _slot(value: object) -> Slot:
-    fields = _fields(value, {"name", "base_block", "emulator_block"}, "layer map slot")
-    name = fields["name"]
-    if not isinstance(name, str):
-        raise PeerError("layer map slot.name: expected text")
-    base_block = _integer(fields["base_block"], "slot.base_block")
-    return Slot(name, base_block, _integer(fields["emulator_block"], "slot.emulator_block"))
+def _slot(value: JsonValue) -> Slot:
+    fields = Fields(value, "layer map: slot")
+    slot = Slot(
+        fields.text("name", 32),
+        fields.integer("base_block", 0, MAX_BLOCKS),
+        fields.integer("emulator_block", 0, MAX_BLOCKS),
+    )
+    fields.close()
+    return slot

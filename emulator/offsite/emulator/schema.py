@@ -18,7 +18,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
@@ -178,14 +178,18 @@ def check_file_finite(path: Path) -> None:
                     )
 
 
-def iter_checked(path: Path, expected: Schema) -> "Iterator[tuple[str, torch.Tensor]]":
+def iter_checked(
+    path: Path, expected: Schema, only: Container[str] | None = None
+) -> "Iterator[tuple[str, torch.Tensor]]":
     """The tensors of a file one after the other, each checked, once the header equals `expected`.
+
+    With `only`, the tensors of these names; the others are not read.
 
     Raises:
         PeerError: as `read_header`, `check_schema` and `check_finite` do.
     """
     with path.open("rb") as file:
-        yield from _iter_tensors(file, path.name, expected)
+        yield from _iter_tensors(file, path.name, expected, only)
 
 
 def load_checked(path: Path, expected: Schema) -> "dict[str, torch.Tensor]":
@@ -238,11 +242,13 @@ def tensor_bytes(tensor: "torch.Tensor") -> memoryview:
 
 
 def _iter_tensors(
-    file: BinaryIO, what: str, expected: Schema
+    file: BinaryIO, what: str, expected: Schema, only: Container[str] | None = None
 ) -> "Iterator[tuple[str, torch.Tensor]]":
     extents = _read_extents(file, what)
     check_schema({name: extent.spec for name, extent in extents.items()}, expected)
     for name, extent in extents.items():
+        if only is not None and name not in only:
+            continue
         tensor = _read_tensor(file, extent)
         check_finite(name, tensor)
         yield name, tensor

@@ -36,6 +36,9 @@ from transformers.cache_utils import Cache
 TARGET_DELIMITER = " "
 """What the harness puts between a query and a choice."""
 
+SOFTMAX_ROWS = 256
+"""Positions whose logits are held in float32 at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -360,10 +363,19 @@ def _matrix(rows: Sequence[tuple[int, ...]], model: PreTrainedModel) -> torch.Te
 
 
 def _log_likelihoods(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """Return the float32 log-probability [N, T] of ``ids`` [N, T] in ``logits`` [N, T, V]."""
-    values = logits.float()
-    chosen = values.gather(-1, ids[..., None]).squeeze(-1)
-    return chosen - values.logsumexp(-1)
+    """Return the float32 log-probability [N, T] of ``ids`` [N, T] in ``logits`` [N, T, V].
+
+    Works through `SOFTMAX_ROWS` positions at a time: a float32 copy of all logits of a
+    large vocabulary would take more memory than the model.
+    """
+    parts = []
+    rows = zip(
+        logits.flatten(0, 1).split(SOFTMAX_ROWS), ids.flatten().split(SOFTMAX_ROWS), strict=True
+    )
+    for row_logits, row_ids in rows:
+        values = row_logits.float()
+        parts.append(values.gather(-1, row_ids[:, None]).squeeze(-1) - values.logsumexp(-1))
+    return torch.cat(parts).view(ids.shape)
 
 
 def _masked_sums(values: torch.Tensor, lengths: Sequence[int]) -> list[float]:

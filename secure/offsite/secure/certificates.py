@@ -12,6 +12,7 @@ Who may do what follows from the one SPIFFE URI in the certificate: see `names`.
 FIPS 186-5 A.4.1 (scalar from seed), RFC 6979.
 """
 
+import contextlib
 import datetime
 import hashlib
 import ipaddress
@@ -19,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -36,6 +37,10 @@ AUTHORITY_TTL_S = 10 * 365 * 24 * 3600
 _P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 _BOOTSTRAP_START_UNIX_S = 1_735_689_600.0  # 2025-01-01; the same on both sides, always valid
 _BOOTSTRAP_TTL_S = 100 * 365 * 24 * 3600
+
+_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
+"""What `cryptography` raises for a certificate or request that is damaged or of another kind."""
+_UNUSABLE_NAMES = (*_UNREADABLE, x509.ExtensionNotFound, x509.DuplicateExtension)
 
 TlsKey = ec.EllipticCurvePrivateKey
 
@@ -174,10 +179,15 @@ def issue_client(
 
 
 def spiffe_id_of(cert_pem: bytes) -> str | None:
-    """The one URI that the certificate names its holder by; None if there is none or several."""
+    """The one URI that the certificate names its holder by; None if there is none or several.
+
+    Raises:
+        IdentityError: the bytes are no certificate.
+    """
+    certificate = _load(cert_pem)
     try:
-        extension = _load(cert_pem).extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    except (x509.ExtensionNotFound, ValueError):
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except _UNUSABLE_NAMES:
         return None
     uris = extension.value.get_values_for_type(x509.UniformResourceIdentifier)
     return uris[0] if len(uris) == 1 else None
@@ -193,7 +203,7 @@ def is_issued_by(cert_pem: bytes, authority_cert_pem: bytes) -> bool:
     """Whether the authority's key signed the certificate."""
     try:
         _load(cert_pem).verify_directly_issued_by(_load(authority_cert_pem))
-    except (ValueError, TypeError, InvalidSignature):
+    except (*_UNREADABLE, InvalidSignature):
         return False
     return True
 
@@ -218,7 +228,7 @@ def cert_pem_of(cert_der: bytes) -> bytes:
     """
     try:
         certificate = x509.load_der_x509_certificate(cert_der)
-    except ValueError:
+    except _UNREADABLE:
         raise IdentityError("expected a certificate in DER, found bytes that are none") from None
     return certificate.public_bytes(serialization.Encoding.PEM)
 
@@ -226,7 +236,7 @@ def cert_pem_of(cert_der: bytes) -> bytes:
 def _load(cert_pem: bytes) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(cert_pem)
-    except ValueError:
+    except _UNREADABLE:
         raise IdentityError("expected a certificate in PEM, found bytes that are none") from None
 
 
@@ -245,14 +255,14 @@ def _requested_key(csr_der: bytes) -> ec.EllipticCurvePublicKey:
         )
     try:
         request = x509.load_der_x509_csr(csr_der)
-        key = request.public_key()
-    except ValueError:
+        key, is_proven = request.public_key(), request.is_signature_valid
+    except _UNREADABLE:
         raise IdentityError(
             "expected a PKCS#10 request in DER, found bytes that are none"
         ) from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
         raise IdentityError("expected a request for a P-256 key, found another kind of key")
-    if not request.is_signature_valid:
+    if not is_proven:
         raise SignatureError(
             "expected a request signed by its own key, found one that is not: possession of the "
             "TLS key was not proven"
@@ -261,10 +271,8 @@ def _requested_key(csr_der: bytes) -> ec.EllipticCurvePublicKey:
 
 
 def _host_name(host: str) -> x509.GeneralName:
-    try:
+    with contextlib.suppress(ValueError):  # then it is a DNS name
         return x509.IPAddress(ipaddress.ip_address(host))
-    except ValueError:
-        pass  # then it is a DNS name
     try:
         if not host or len(host) > 253 or any(c.isspace() or c in ":/@" for c in host):
             raise ValueError
@@ -339,7 +347,7 @@ def _signed(builder: x509.CertificateBuilder, key: TlsKey) -> bytes:
 def _load_key(key_pem: bytes) -> TlsKey:
     try:
         key = serialization.load_pem_private_key(key_pem, password=None)
-    except (ValueError, TypeError):
+    except _UNREADABLE:
         raise ConfigError("expected a private key in PEM, found another file") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise ConfigError("expected a P-256 key, found another kind: restore the CA's key file")

@@ -20,8 +20,7 @@ import hmac
 import re
 from dataclasses import dataclass, field
 
-from cryptography import x509
-
+from offsite.secure.certificates import cert_pem_of
 from offsite.secure.errors import IdentityError, TokenError
 from offsite.secure.identity import PUBLIC_KEY_BYTES, IdentityPublicKey
 
@@ -209,12 +208,9 @@ def _check_certificate(ca_cert_der: bytes) -> None:
             f"found {len(ca_cert_der)}"
         )
     try:
-        x509.load_der_x509_certificate(ca_cert_der)
-    except ValueError:
-        raise TokenError(
-            "expected the coordinator's CA certificate in the token, found bytes that are none: "
-            "ask for a new token"
-        ) from None
+        cert_pem_of(ca_cert_der)
+    except IdentityError as error:
+        raise TokenError(f"the token's CA certificate is wrong: {error}") from None
 
 
 def _check_directory_key(directory_key: bytes) -> None:

@@ -1,12 +1,12 @@
 """Who is enrolled, with which keys, and what each client was last seen doing."""
 
-import hashlib
 import sqlite3
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
 from offsite.coordinator.tables.database import Database
+from offsite.secure import names
 
 STATUS_CHARS: Final = 200
 """Longest free text of a client that is kept."""
@@ -54,7 +54,7 @@ class ClientTable:
             "INSERT INTO clients (client_id, node_id, identity_key, certificate,"
             " certificate_expires_unix_s, status, since_unix_s) VALUES (?, ?, ?, ?, ?, ?, ?)",
             client_id,
-            node_id_of(client_id),
+            names.node_id(client_id),
             identity_key,
             certificate.fingerprint,
             certificate.expires_unix_s,
@@ -120,12 +120,6 @@ class ClientTable:
             doing[:STATUS_CHARS],
             client_id,
         )
-
-
-def node_id_of(client_id: str) -> int:
-    """Flower's node id: 63 bits of SHA-256(client id), never the ids that Flower reserves."""
-    number = int.from_bytes(hashlib.sha256(client_id.encode()).digest()[:8]) & ~(1 << 63)
-    return max(number, 2)
 
 
 def _client(row: sqlite3.Row) -> ClientRow:

@@ -41,19 +41,19 @@ class ComputeDtype(enum.StrEnum):
 class TuningSettings:
     """How every edge tunes the adapter in a round."""
 
-    learning_rate: Annotated[float, "Peak learning rate of AdamW."] = 1e-4
-    weight_decay: Annotated[float, "Decoupled weight decay of AdamW."] = 0.0
-    local_steps: Annotated[int, "Optimiser steps per round; 0: by local_epochs."] = 0
-    local_epochs: Annotated[float, "Passes over the local data per round."] = 1.0
-    batch_examples: Annotated[int, "Examples per optimiser step."] = 16
-    micro_batch_tokens: Annotated[int, "Tokens per forward pass; gradients accumulate."] = 2048
-    max_tokens: Annotated[int, "Longest example in tokens; longer ones are cut."] = 512
-    warmup_share: Annotated[float, "Share of the campaign's steps with a rising rate."] = 0.05
-    grad_clip: Annotated[float, "Largest norm of a step's gradient; 0: not clipped."] = 1.0
-    gradient_checkpointing: Annotated[bool, "Recompute activations to save memory."] = False
-    validation_share: Annotated[float, "Share of the local data held out for early stop."] = 0.05
-    patience: Annotated[int, "Validations without a gain before a round stops; 0: never."] = 0
-    dtype: Annotated[ComputeDtype, "bfloat16 or float32 for the frozen weights."] = (
+    learning_rate: Annotated[float, "peak learning rate of AdamW"] = 1e-4
+    weight_decay: Annotated[float, "decoupled weight decay of AdamW"] = 0.0
+    local_steps: Annotated[int, "optimiser steps per round; 0: by local_epochs"] = 0
+    local_epochs: Annotated[float, "passes over the local data per round"] = 1.0
+    batch_examples: Annotated[int, "examples per optimiser step"] = 16
+    micro_batch_tokens: Annotated[int, "tokens per forward pass; gradients accumulate"] = 2048
+    max_tokens: Annotated[int, "longest example in tokens; longer ones are cut"] = 512
+    warmup_share: Annotated[float, "share of the campaign's steps with a rising rate"] = 0.05
+    grad_clip: Annotated[float, "largest norm of a step's gradient; 0: not clipped"] = 1.0
+    gradient_checkpointing: Annotated[bool, "recompute activations to save memory"] = False
+    validation_share: Annotated[float, "share of the local data held out for early stop"] = 0.05
+    patience: Annotated[int, "validations without a gain before a round stops; 0: never"] = 0
+    dtype: Annotated[ComputeDtype, "bfloat16 or float32 for the frozen weights"] = (
         ComputeDtype.BFLOAT16
     )
 

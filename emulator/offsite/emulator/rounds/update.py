@@ -20,7 +20,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
-from offsite.secure.sealing import SealingKey, open_sealed, seal
 from torch import Tensor
 
 from offsite.emulator.schema import TensorSpec, check_finite, tensors_from_bytes, tensors_to_bytes
@@ -29,6 +28,7 @@ from offsite.secure.errors import ConfigError, IntegrityError, PeerError
 from offsite.secure.identity import IdentityKey, IdentityPublicKey
 from offsite.secure.limits import KIB
 from offsite.secure.names import check_client_id
+from offsite.secure.sealing import SealingKey, open_sealed, seal
 
 UPDATE_TYPE = "application/vnd.offsite.update"
 HEADER_BYTES = 64 * KIB

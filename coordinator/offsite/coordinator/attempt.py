@@ -1,0 +1,139 @@
+"""One attempt at a round: who is there, what the plan says, and the instructions that carry it.
+
+The plan is stored before an instruction is sent. So an attempt that was interrupted goes on with
+the same plan, the same seed and, on an engine of ours, the same messages; on stock Flower, which
+forgets them, it is abandoned and the next attempt begins.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from flwr.app import Message
+from torch import Tensor
+
+from offsite.coordinator.campaign_parts import Campaign, DurableGrid, group_id
+from offsite.coordinator.mailbox import Phase
+from offsite.coordinator.strategy import instructions, make_strategy, state_schema
+from offsite.coordinator.tables.campaigns import CampaignRow, CampaignState, RoundRow, RoundState
+from offsite.emulator.rounds.flower_internals import set_task_identity
+from offsite.emulator.rounds.instruction import adapter_digest
+from offsite.emulator.rounds.plan import RoundPlan, sign_plan
+from offsite.secure import envelope as envelopes
+
+log = logging.getLogger(__name__)
+
+SERVER_NODE = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """An open attempt at a round and what it starts from."""
+
+    row: RoundRow
+    plan: RoundPlan
+    envelope: envelopes.Envelope
+    adapter: dict[str, Tensor]
+    state: dict[str, Tensor]
+
+    @property
+    def group_id(self) -> str:
+        return group_id(self.row)
+
+
+def open_attempt(campaign: Campaign, row: CampaignRow, round_number: int) -> Attempt:
+    """The attempt that was under way, or a new one."""
+    opened = campaign.store.open_attempt(row.campaign_id)
+    if opened is not None and not isinstance(campaign.grid, DurableGrid):
+        opened = None  # what was sent before the restart cannot be found again
+    if opened is None or opened.plan is None:
+        _wait_for_clients(campaign, row)
+        if opened is None:
+            opened = campaign.store.open_round(row.campaign_id, round_number, campaign.clock())
+    adapter, state = _start(campaign, row)
+    if opened.plan is not None:
+        log.info("round %d goes on, attempt %d", opened.round, opened.attempt)
+        envelope = envelopes.from_bytes(opened.plan)
+        plan = RoundPlan.from_json(envelope.payload)
+        return Attempt(opened, plan, envelope, adapter, state)
+    plan = _plan(campaign, opened, adapter_digest(adapter))
+    envelope = sign_plan(plan, campaign.keys.identity)
+    campaign.store.set_plan(opened, envelopes.to_bytes(envelope))
+    return Attempt(opened, plan, envelope, adapter, state)
+
+
+def _wait_for_clients(campaign: Campaign, row: CampaignRow) -> None:
+    wanted = campaign.settings.min_clients
+    seen = -1
+    while (found := len(campaign.eligible())) < wanted:
+        if found != seen:
+            log.info("waiting for clients: %d of %d", found, wanted)
+            campaign.announce(Phase.WAITING, f"{found} of {wanted} clients are there")
+            seen = found
+        campaign.pause(campaign.settings.poll_s)
+    campaign.store.set_state(row.campaign_id, CampaignState.RUNNING, campaign.clock())
+
+
+def _start(campaign: Campaign, row: CampaignRow) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Adapter and strategy state that the next round starts from."""
+    schema = campaign.release.schema
+    closed = [
+        r for r in campaign.store.rounds(row.campaign_id) if r.state is RoundState.CLOSED
+    ]
+    if not closed:
+        return {name: campaign.release.adapter[name] for name in schema}, {}
+    last = closed[-1]
+    assert last.adapter is not None  # of every closed round
+    adapter = campaign.files.read(last.adapter, schema)
+    state = state_schema(campaign.settings.strategy, schema)
+    if last.strategy is None or not state:  # none, or of a strategy that was given up
+        return adapter, {}
+    return adapter, campaign.files.read(last.strategy, state)
+
+
+def _plan(campaign: Campaign, opened: RoundRow, adapter_sha256: str) -> RoundPlan:
+    settings = campaign.settings
+    seed = hashlib.sha256(f"{settings.seed}/{group_id(opened)}".encode()).digest()
+    return RoundPlan(
+        campaign_id=opened.campaign_id,
+        round=opened.round,
+        total_rounds=max(settings.rounds, opened.round),
+        attempt=opened.attempt,
+        bundle_sha256=campaign.release.bundle_sha256.hex(),
+        adapter_sha256=adapter_sha256,
+        settings=settings.tuning,
+        deadline_unix_s=campaign.clock() + settings.deadline_s,
+        sealing_public_key=campaign.keys.sealing.public_bytes,
+        seed=int.from_bytes(seed[:7], "big"),
+    )
+
+
+def send(campaign: Campaign, attempt: Attempt) -> list[str]:
+    campaign.announce(Phase.RUNNING, "")
+    grid = campaign.grid
+    if isinstance(grid, DurableGrid) and (found := grid.find(attempt.group_id)):
+        log.info("round %d: found %d instructions", attempt.row.round, len(found))
+        return found
+    set_task_identity(attempt.plan.campaign_id, SERVER_NODE)
+    strategy = make_strategy(campaign.settings.strategy, campaign.settings.server_learning_rate)
+    messages = instructions(
+        strategy,
+        attempt.row.round,
+        attempt.adapter,
+        envelopes.to_bytes(attempt.envelope),
+        campaign.eligible(),
+    )
+    ttl_s = max(attempt.plan.deadline_unix_s - campaign.clock(), 1.0)
+    ids = list(grid.push_messages(_addressed(messages, attempt.group_id, ttl_s)))
+    log.info("round %d: sent %d instructions", attempt.row.round, len(ids))
+    return ids
+
+
+def _addressed(messages: Iterable[Message], group: str, ttl_s: float) -> Iterator[Message]:
+    for message in messages:
+        message.metadata.group_id = group
+        message.metadata.ttl = ttl_s
+        yield message
+
+

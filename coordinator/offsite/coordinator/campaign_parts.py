@@ -1,0 +1,137 @@
+"""What a campaign works with: settings, release, keys, and the interfaces it is written against."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from offsite.coordinator.adapter_files import AdapterFiles
+from offsite.coordinator.config import StrategyName
+from offsite.coordinator.gate import Gate
+from offsite.coordinator.mailbox import Phase
+from offsite.coordinator.strategy import SERVER_LEARNING_RATE
+from offsite.coordinator.tables.campaigns import CampaignRow, CampaignState, FileRef, RoundRow
+from offsite.emulator.rounds.plan import TuningSettings
+from offsite.emulator.schema import TensorSpec
+from offsite.secure.identity import IdentityKey, IdentityPublicKey
+from offsite.secure.sealing import SealingKey
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignSettings:
+    """How many rounds, with whom, and what counts."""
+
+    tuning: TuningSettings
+    strategy: StrategyName = StrategyName.FEDAVG
+    server_learning_rate: float = SERVER_LEARNING_RATE
+    min_clients: int = 2
+    min_replies: int = 2
+    rounds: int = 3
+    attempts: int = 3
+    """How often a round is tried before the campaign fails."""
+    patience: int = 0
+    """Rounds without a gain of the gate after which it ends; 0: never."""
+    tolerance: float = 0.01
+    """Accuracy that a plug-in may lose against the full model."""
+    deadline_s: float = 3600.0
+    max_examples: int = 1_000_000
+    """Most examples that one client may claim; they weigh its update."""
+    seed: int = 0
+    poll_s: float = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A client of the directory."""
+
+    client_id: str
+    identity_key: IdentityPublicKey
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """What the campaign tunes: the bundle by digest, and the untouched adapter."""
+
+    bundle_sha256: bytes
+    schema: Mapping[str, TensorSpec]
+    adapter: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorKeys:
+    """What signs the plans and opens the updates."""
+
+    identity: IdentityKey
+    sealing: SealingKey
+
+
+class CampaignStore(Protocol):
+    """The rows of campaigns and rounds; `tables.campaigns.CampaignTable` is one."""
+
+    def create(self, release_sha256: bytes, settings: str, now_unix_s: float) -> CampaignRow: ...
+    def current(self) -> CampaignRow | None: ...
+    def set_state(
+        self, campaign_id: int, state: CampaignState, now_unix_s: float, reason: str = ""
+    ) -> None: ...
+    def open_round(self, campaign_id: int, round_number: int, now_unix_s: float) -> RoundRow: ...
+    def set_plan(self, opened: RoundRow, plan: bytes) -> None: ...
+    def close_round(
+        self,
+        opened: RoundRow,
+        adapter: FileRef,
+        strategy: FileRef | None,
+        metrics: Mapping[str, float],
+        now_unix_s: float,
+    ) -> None: ...
+    def abandon_round(
+        self, opened: RoundRow, metrics: Mapping[str, float], now_unix_s: float
+    ) -> None: ...
+    def rounds(self, campaign_id: int) -> list[RoundRow]: ...
+    def open_attempt(self, campaign_id: int) -> RoundRow | None: ...
+
+
+@runtime_checkable
+class DurableGrid(Protocol):
+    """What our engines add to Flower's `Grid`: messages that survive a restart."""
+
+    def find(self, group_id: str) -> list[str]: ...
+    def close(self, group_id: str) -> None: ...
+
+
+def no_announcement(phase: Phase, reason: str) -> None:
+    """For engines whose edges do not ask."""
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """Everything a campaign works with."""
+
+    settings: CampaignSettings
+    release: Release
+    keys: CoordinatorKeys
+    store: CampaignStore
+    files: AdapterFiles
+    grid: Grid
+    members: Callable[[], Mapping[int, Member]]
+    """Clients of the directory that are not revoked, by Flower node id."""
+    gate: Gate | None
+    announce: Callable[[Phase, str], None] = no_announcement
+    clock: Callable[[], float] = time.time
+    pause: Callable[[float], None] = time.sleep
+
+    def close_messages(self, group: str) -> None:
+        """Withdraw an attempt's messages, where the grid keeps any."""
+        if isinstance(self.grid, DurableGrid):
+            self.grid.close(group)
+
+    def eligible(self) -> list[int]:
+        """Nodes that are connected and in the directory."""
+        return sorted(set(self.grid.get_node_ids()) & self.members().keys())
+
+
+def group_id(row: RoundRow) -> str:
+    """What Flower's messages call an attempt at a round."""
+    return f"{row.round}.{row.attempt}"

@@ -1,0 +1,294 @@
+"""The durable post office between the round loop and the service.
+
+The round loop (a thread) posts instructions and collects replies; the service (an event loop)
+hands instructions out and takes replies in. The bytes lie in the spool, what counts stands in the
+store, and this module keeps the two in step and wakes whoever waits.
+
+    posted ──> answered ──> closed (row and files erased)
+       └── deadline passed: no reply is taken any more
+
+Rules it enforces:
+
+* an instruction is on the disk before `post` returns, all of one call or none;
+* only the addressee sees a message, and a stranger cannot tell a foreign id from an unknown one;
+* a reply counts once its row is written: first file, then row, then acknowledgement. The same
+  reply again is acknowledged again, another one is refused and logged;
+* no reply is taken past the deadline of its instruction;
+* a closed round leaves nothing behind.
+"""
+
+import enum
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from offsite.coordinator.spool import ReplyFile, Spool, Upload
+from offsite.coordinator.store import Store
+from offsite.coordinator.tables.messages import MessageRow
+from offsite.secure import limits
+from offsite.secure.errors import ExpiredError, PeerError
+
+_log = logging.getLogger(__name__)
+
+REPLY_SURPLUS_BYTES = 64 * limits.MIB
+"""How much larger than its instruction a reply may be; both hold one adapter."""
+
+
+class Phase(enum.Enum):
+    """What the campaign is doing, as an edge sees it."""
+
+    WAITING = enum.auto()
+    RUNNING = enum.auto()
+    ENDED = enum.auto()
+    FAILED = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignStatus:
+    """The phase, and why it ended or failed. `reason` goes to the edges: at most 500 characters."""
+
+    phase: Phase
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """An instruction to be posted: serialised, with the id that is inside `data`."""
+
+    message_id: str
+    client_id: str
+    data: bytes
+    deadline_unix_s: float
+
+
+class Mailbox:
+    """Messages of the rounds on this coordinator. Safe to call from any thread; calls may block
+    for a disk flush, so an event loop calls them through `asyncio.to_thread`."""
+
+    def __init__(self, store: Store, spool: Spool, clock: Callable[[], float] = time.time) -> None:
+        self._store = store
+        self._spool = spool
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._listeners: dict[str, set[Callable[[], None]]] = {}
+        self._status = CampaignStatus(Phase.WAITING)
+        self._arrival = threading.Condition()
+        self._arrivals = 0
+        self._remove_strays()
+
+    # ---- the round loop's side
+
+    def post(self, run_id: int, group_id: str, messages: Iterable[Outgoing]) -> list[str]:
+        """Makes instructions durable, then visible, together; returns their ids in order.
+
+        The messages are taken one by one, so a generator keeps a single one in memory.
+        """
+        rows: list[MessageRow] = []
+        try:
+            for message in messages:
+                rows.append(_row(run_id, group_id, message, self._clock()))
+                self._spool.write_instruction(message.message_id, message.data)
+            self._store.messages.add(rows)
+        except BaseException:
+            for row in rows:
+                self._spool.erase(row.message_id)
+            raise
+        for row in rows:
+            self._ring(row.client_id)
+        return [row.message_id for row in rows]
+
+    def of_group(self, run_id: int, group_id: str) -> list[MessageRow]:
+        """The messages of a round, also those from before a restart."""
+        return self._store.messages.of_group(run_id, group_id)
+
+    def get(self, message_id: str) -> MessageRow | None:
+        """A message that was posted and not closed."""
+        return self._store.messages.get(message_id)
+
+    def reply_path(self, row: MessageRow) -> Path | None:
+        """The accepted reply to a message, if there is one."""
+        return None if row.reply_sha256 is None else self._spool.reply(row.message_id)
+
+    def is_open(self, row: MessageRow) -> bool:
+        """Whether a reply is still to be expected."""
+        return row.reply_sha256 is None and self._clock() <= row.deadline_unix_s
+
+    @property
+    def arrivals(self) -> int:
+        """How many replies were accepted since the start; read it before looking for replies."""
+        with self._arrival:
+            return self._arrivals
+
+    def wait_for_reply(self, seen: int, timeout_s: float) -> bool:
+        """Waits until more than `seen` replies were accepted; False if none came in time."""
+        with self._arrival:
+            return self._arrival.wait_for(lambda: self._arrivals > seen, timeout_s)
+
+    def close(self, run_id: int, group_id: str) -> None:
+        """Withdraws the messages of a round and erases their bytes, answered or not."""
+        rows = self.of_group(run_id, group_id)
+        self._store.messages.delete_group(run_id, group_id)
+        for row in rows:
+            self._spool.erase(row.message_id)
+
+    def set_status(self, status: CampaignStatus) -> None:
+        """Tells every edge that waits what the campaign does now."""
+        with self._lock:
+            self._status = status
+            clients = list(self._listeners)
+        for client_id in clients:
+            self._ring(client_id)
+
+    # ---- the service's side
+
+    @property
+    def status(self) -> CampaignStatus:
+        """What the campaign is doing."""
+        with self._lock:
+            return self._status
+
+    def heard_from(self, client_id: str, doing: str) -> None:
+        """Notes that a client is there, and what it says it does."""
+        self._store.clients.touch(client_id, doing, self._clock())
+
+    def next_instruction(self, client_id: str) -> MessageRow | None:
+        """The oldest instruction to a client that is still open."""
+        rows = self._store.messages.unanswered(client_id)
+        return next((row for row in rows if self.is_open(row)), None)
+
+    def instruction_path(self, client_id: str, message_id: str) -> Path:
+        """Where the bytes of an instruction lie.
+
+        Raises:
+            PeerError: no such message for this client.
+        """
+        return self._spool.instruction(self._addressed(client_id, message_id).message_id)
+
+    def stored_bytes(self, client_id: str, message_id: str, sha256: bytes) -> int | None:
+        """How many bytes of a reply are stored; None once it was accepted.
+
+        Raises:
+            PeerError: no such message for this client, or it was answered differently.
+            ExpiredError: the deadline has passed.
+        """
+        if self._check_answer(client_id, message_id, sha256):
+            return None
+        return self._spool.stored_bytes(message_id, sha256)
+
+    def open_upload(self, client_id: str, file: ReplyFile, offset: int) -> Upload | None:
+        """Opens a reply for writing; None if this very reply was accepted already.
+
+        Raises:
+            PeerError, ExpiredError: as `stored_bytes`; or the size or offset is out of bounds.
+            DiskFullError: no room.
+        """
+        if self._check_answer(client_id, file.message_id, file.sha256):
+            return None
+        row = self._addressed(client_id, file.message_id)
+        allowed = row.size_bytes + REPLY_SURPLUS_BYTES
+        if file.size_bytes > allowed:
+            raise PeerError(f"expected a reply of at most {allowed} bytes, found {file.size_bytes}")
+        self._spool.discard_reply(file.message_id)
+        return self._spool.open_upload(file, offset)
+
+    def accept(self, client_id: str, upload: Upload) -> None:
+        """Completes a reply: file, then row; it is durable and counts when this returns.
+
+        Raises:
+            PeerError: bytes are missing or wrong, or the round was closed meanwhile.
+            ExpiredError: the deadline has passed.
+        """
+        file = upload.file
+        if not self._check_answer(client_id, file.message_id, file.sha256):
+            try:
+                upload.finish()
+            except FileNotFoundError:
+                raise _unknown(file.message_id) from None
+            self._store.messages.accept_reply(file.message_id, file.size_bytes, file.sha256)
+        with self._arrival:
+            self._arrivals += 1
+            self._arrival.notify_all()
+
+    @contextmanager
+    def listening(self, client_id: str, ring: Callable[[], None]) -> Iterator[None]:
+        """Calls `ring` (from any thread) when something changes for a client."""
+        with self._lock:
+            self._listeners.setdefault(client_id, set()).add(ring)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._listeners[client_id].discard(ring)
+                if not self._listeners[client_id]:
+                    del self._listeners[client_id]
+
+    # ---- inside
+
+    def _addressed(self, client_id: str, message_id: str) -> MessageRow:
+        row = self._store.messages.get(message_id)
+        if row is None or row.client_id != client_id:
+            raise _unknown(message_id)
+        return row
+
+    def _check_answer(self, client_id: str, message_id: str, sha256: bytes) -> bool:
+        """Whether this very reply was accepted; raises if no reply like it can be any more."""
+        row = self._addressed(client_id, message_id)
+        if row.reply_sha256 == sha256:
+            return True
+        if row.reply_sha256 is not None:
+            _log.warning(
+                "client %s sent a second, different reply to message %s: accepted %s, refused %s",
+                client_id,
+                message_id,
+                row.reply_sha256.hex(),
+                sha256.hex(),
+            )
+            raise PeerError(
+                f"expected the reply to message {message_id} that was accepted before, found "
+                "another one: only the first counts"
+            )
+        late_s = self._clock() - row.deadline_unix_s
+        if late_s > 0:
+            raise ExpiredError(
+                f"the deadline for the reply to message {message_id} passed {late_s:.0f} s ago: "
+                "the round goes on without it; wait for the next instruction"
+            )
+        return False
+
+    def _ring(self, client_id: str) -> None:
+        with self._lock:
+            listeners = list(self._listeners.get(client_id, ()))
+        for ring in listeners:
+            ring()
+
+    def _remove_strays(self) -> None:
+        """Erases files whose row was never written, or whose erasure was interrupted."""
+        wanted = set(self._store.messages.ids())
+        for message_id in self._spool.message_ids():
+            if message_id not in wanted:
+                self._spool.erase(message_id)
+
+
+def _row(run_id: int, group_id: str, message: Outgoing, now_unix_s: float) -> MessageRow:
+    return MessageRow(
+        message_id=message.message_id,
+        run_id=run_id,
+        group_id=group_id,
+        client_id=message.client_id,
+        size_bytes=len(message.data),
+        sha256=hashlib.sha256(message.data).digest(),
+        created_unix_s=now_unix_s,
+        deadline_unix_s=message.deadline_unix_s,
+    )
+
+
+def _unknown(message_id: str) -> PeerError:
+    return PeerError(
+        f"message {message_id[:64]!r} is not known to you: it was withdrawn or never sent to you; "
+        "wait for the next instruction"
+    )

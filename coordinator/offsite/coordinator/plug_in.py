@@ -1,0 +1,67 @@
+"""The adapter in the full model, for as long as it is looked at.
+
+Only the slots' own tensors are set aside meanwhile, never a second model. They are kept in fp32,
+through which bf16 and fp16 pass unchanged, so the model is bit for bit what it was afterwards.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from offsite.coordinator.gate import GateScore
+from offsite.emulator.adapters.adapter import Adapter
+from offsite.emulator.progress import Report, silent
+from offsite.emulator.scoring import Question, score_questions
+
+
+@contextmanager
+def plugged_in(
+    model: PreTrainedModel, adapter: Adapter, tensors: Mapping[str, Tensor]
+) -> Iterator[PreTrainedModel]:
+    """The model (full or emulator) with the adapter's values; restored when the block is left.
+
+    Raises:
+        PeerError: naming the tensor that does not fit; the model is unchanged.
+    """
+    adapter.attach(model)
+    try:
+        originals = adapter.extract(model)
+        try:
+            adapter.load(model, tensors)
+            yield model
+        finally:
+            adapter.load(model, originals)
+    finally:
+        adapter.detach(model)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelGate:
+    """A `Gate` that scores the full model on questions, as lm-evaluation-harness does."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    adapter: Adapter
+    questions: Sequence[Question]
+    batch_tokens: int
+    report: Report = silent
+
+    def baseline(self) -> GateScore:
+        return self._score()
+
+    def score(self, adapter: Mapping[str, Tensor]) -> GateScore:
+        with plugged_in(self.model, self.adapter, adapter):
+            return self._score()
+
+    def _score(self) -> GateScore:
+        found = score_questions(
+            self.model,
+            self.tokenizer,
+            self.questions,
+            batch_tokens=self.batch_tokens,
+            report=self.report,
+        )
+        return GateScore(found.acc, found.acc_stderr)

@@ -1,0 +1,116 @@
+"""Streams the release bundle.
+
+Files are named by the SHA-256 of their bytes and found only through the published manifest: there
+is no path in a request, so none can lead out of the folder, and a stream resumed after a new
+release can never continue into another file.
+
+The bundle folder is replaced as a whole (rename) when a release is published, also by another
+process; the index follows the manifest file. A stream under way keeps the file that it opened.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import grpc
+
+from offsite.coordinator.service.interceptor import caller
+from offsite.coordinator.service.streaming import stream_file
+from offsite.emulator.bundle.manifest import MANIFEST_NAME, Manifest
+from offsite.secure.envelope import Envelope, from_bytes
+from offsite.secure.errors import PeerError, TransportError
+from offsite.v1 import artefacts_pb2 as pb
+from offsite.v1 import artefacts_pb2_grpc as pb_grpc
+from offsite.v1.envelope_pb2 import SignedEnvelope
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The published manifest, and where the file of each digest lies."""
+
+    envelope: Envelope
+    files: Mapping[bytes, Path]
+
+
+class ReleaseIndex:
+    """The release in a bundle folder, read again when its manifest changes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder: Final = folder
+        self._stamp: tuple[int, int] | None = None
+        self._release: Release | None = None
+
+    def current(self) -> Release:
+        """The release that is published now.
+
+        Raises:
+            TransportError: there is none yet.
+        """
+        path = self._folder / MANIFEST_NAME
+        try:
+            status = path.stat()
+            stamp = (status.st_ino, status.st_mtime_ns)
+            if self._release is None or stamp != self._stamp:
+                self._release, self._stamp = _read(self._folder), stamp
+        except FileNotFoundError:
+            raise TransportError("no release is published yet: try again later") from None
+        return self._release
+
+    def file(self, sha256: bytes) -> Path:
+        """The file with this digest in the current release.
+
+        Raises:
+            PeerError: it has none.
+        """
+        path = self.current().files.get(sha256)
+        if path is None:
+            raise PeerError(
+                f"the current release has no file with SHA-256 {sha256[:32].hex()}: ask for the "
+                "release again, a new one may have been published"
+            )
+        return path
+
+
+def _read(folder: Path) -> Release:
+    envelope = from_bytes((folder / MANIFEST_NAME).read_bytes())
+    files: dict[bytes, Path] = {}
+    for entry in Manifest.from_bytes(envelope.payload).files:
+        files[entry.sha256] = folder / entry.path
+        files[entry.chunks_sha256] = folder / entry.chunks_path
+    return Release(envelope, files)
+
+
+class ArtefactService(pb_grpc.ArtefactServiceServicer):
+    """Serves the release in one bundle folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._index = ReleaseIndex(folder)
+
+    async def GetRelease(
+        self,
+        request: pb.GetReleaseRequest,
+        context: grpc.aio.ServicerContext[pb.GetReleaseRequest, pb.GetReleaseResponse],
+    ) -> pb.GetReleaseResponse:
+        caller()
+        release = await asyncio.to_thread(self._index.current)
+        envelope = release.envelope
+        return pb.GetReleaseResponse(
+            manifest=SignedEnvelope(
+                payload_type=envelope.payload_type,
+                payload=envelope.payload,
+                key_id=envelope.key_id,
+                signature=envelope.signature,
+            )
+        )
+
+    async def Fetch(
+        self,
+        request: pb.FetchRequest,
+        context: grpc.aio.ServicerContext[pb.FetchRequest, pb.FetchResponse],
+    ) -> AsyncIterator[pb.FetchResponse]:
+        caller()
+        path = await asyncio.to_thread(self._index.file, request.sha256)
+        async for data in stream_file(path, request.offset):
+            yield pb.FetchResponse(data=data)

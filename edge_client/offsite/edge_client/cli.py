@@ -1,0 +1,76 @@
+"""The `edge-client` command: parses and calls, nothing else.
+
+Nothing heavy is imported here, so that `--help` answers at once; each command imports its work
+when it runs. Exit codes are those of `offsite.emulator.terminal`.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from offsite.emulator.terminal import Terminal, run
+
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 a defect of ours, 2 wrong usage, 3 wrong setting or file, "
+    "4 what a peer sent is wrong, 5 something did not arrive, 6 it would break a guarantee, "
+    "7 this machine cannot, 130 interrupted."
+)
+app = typer.Typer(
+    name="edge-client",
+    help="The data owner's side of Offsite: join, verify, tune on this machine, return an update.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+State = Annotated[Path, typer.Option("--state", help="State folder of this edge.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
+DEFAULT_STATE = Path("edge-state")
+
+
+@app.command(epilog=EXIT_CODES)
+def join(
+    token: Annotated[str, typer.Argument(help="Join token, or the path of a file that holds it.")],
+    data: Annotated[Path, typer.Option(help="Your data: JSONL, CSV or Parquet.")],
+    threads: Annotated[int, typer.Option(help="Threads for arithmetic (0: torch decides).")] = 0,
+    inspect_only: Annotated[
+        bool, typer.Option("--inspect-only", help="Enrol, fetch and verify, then stop.")
+    ] = False,
+    state: State = DEFAULT_STATE,
+    json: Json = False,
+) -> None:
+    """Enrol, fetch, verify, tune and return, round after round until the campaign ends.
+
+    Started again with the same token and state folder it continues where it stopped.
+    """
+    from offsite.edge_client.commands.join import JoinRequest, join_campaign
+
+    join_campaign(JoinRequest(token, data, state, threads, inspect_only), Terminal(json))
+
+
+@app.command(epilog=EXIT_CODES)
+def inspect(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    state: State = DEFAULT_STATE,
+    json: Json = False,
+) -> None:
+    """Show what a release holds and who signed it, and run every check again."""
+    from offsite.edge_client.commands.inspect import inspect_bundle
+
+    inspect_bundle(bundle, state, Terminal(json))
+
+
+@app.command(epilog=EXIT_CODES)
+def status(state: State = DEFAULT_STATE, json: Json = False) -> None:
+    """Show who this edge is, what it fetched and what it has returned."""
+    from offsite.edge_client.commands.status import show_status
+
+    show_status(state, Terminal(json))
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    run(app, "edge-client")

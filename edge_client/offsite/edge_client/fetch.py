@@ -1,0 +1,321 @@
+"""Fetches the release of the campaign: signed manifest, lists of chunk digests, files.
+
+    bundle.incoming/   the release that is being fetched: manifest.envelope, files as far as they go
+    bundle/            the release that was verified whole
+    bundle.previous/   the one before, for the moment of the exchange
+
+Rules it enforces:
+
+* nothing is asked for before the manifest's signature, expiry and version were checked, and no
+  chunk is written before it was compared with the digest that the signature covers;
+* a cut is resumed at the last verified chunk; after a kill what lies on the disk is hashed again,
+  because a file's length says nothing about its bytes;
+* one folder holds one release: when another one is published meanwhile, it starts anew;
+* a full disk loses nothing, and the error says how many bytes are missing.
+
+Source: the client workflow of TUF 1.0, section 5.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import grpc
+
+from offsite.edge_client.resume import Persistence
+from offsite.edge_client.sink import DIGEST_BYTES, VerifiedSink, verified_bytes
+from offsite.edge_client.state import sync_folder, write_atomic
+from offsite.emulator.bundle.bundle import Bundle, SignedManifest
+from offsite.emulator.bundle.manifest import MANIFEST_NAME, MANIFEST_TYPE, FileEntry, Manifest
+from offsite.emulator.bundle.reader import open_bundle, open_manifest
+from offsite.emulator.progress import Report, silent
+from offsite.secure import limits
+from offsite.secure.envelope import Envelope, from_bytes, to_bytes, verify
+from offsite.secure.errors import DiskFullError, IntegrityError, PeerError, TransportError
+from offsite.secure.identity import IdentityPublicKey
+from offsite.v1 import artefacts_pb2 as pb
+from offsite.v1 import artefacts_pb2_grpc as pb_grpc
+
+RELEASES_SEEN: Final = 3
+"""How many times a newer release may interrupt one fetch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where releases come from, and what they must be."""
+
+    channel: grpc.Channel
+    coordinator_key: IdentityPublicKey
+    now_unix_s: float
+    expected_base: str | None = None
+    persistence: Persistence = Persistence()
+
+
+@dataclass(slots=True)
+class Meter:
+    """Counts the bytes of a release that are verified and on the disk."""
+
+    total: int
+    report: Report
+    done: int = 0
+
+    def at(self, done: int) -> None:
+        self.done = done
+        self.report(done, self.total)
+
+
+def fetch_release(
+    source: Source, folder: Path, *, report: Report = silent, report_check: Report = silent
+) -> Bundle:
+    """Returns the campaign's release, verified, at `folder`; fetches what is missing of it.
+
+    `report` counts bytes fetched, `report_check` bytes of the last check of the whole.
+
+    Raises:
+        PeerError: what the coordinator offers or sends is wrong; nothing of it is used.
+        TransportError: the coordinator cannot be reached; the next call resumes.
+        DiskFullError: no room; says how many bytes are missing, keeps what is there.
+    """
+    stub = pb_grpc.ArtefactServiceStub(source.channel)
+    _undo_half_exchange(folder)
+    for _ in range(RELEASES_SEEN):
+        # (1) What the coordinator signed as its release, not older than ours.
+        envelope, signed = ask_for_release(stub, source, _installed_version(source, folder))
+        # (2) Here already?
+        bundle = _installed(source, folder, signed, report_check)
+        if bundle is not None:
+            return bundle
+        # (3) The folder of this very release, with what is there of it.
+        incoming = prepare_incoming(folder, envelope)
+        try:
+            # (4) Its files, chunk by chunk.
+            receive_files(stub, source, signed.manifest, incoming, report)
+        except PeerError:
+            if ask_for_release(stub, source)[1].digest == signed.digest:
+                raise
+            continue  # a new release was published meanwhile
+        # (5) Verified whole, then put in place.
+        return _install(source, folder, incoming, report_check)
+    raise TransportError(
+        f"expected a release that stays, found {RELEASES_SEEN} in a row: try again later"
+    )
+
+
+def ask_for_release(
+    stub: pb_grpc.ArtefactServiceStub, source: Source, minimum_version: int = 0
+) -> tuple[bytes, SignedManifest]:
+    """The coordinator's release: the envelope's bytes, and what they say once verified."""
+
+    def ask() -> pb.GetReleaseResponse:
+        return stub.GetRelease(pb.GetReleaseRequest(), timeout=limits.CALL_DEADLINE_S)
+
+    wire = source.persistence.run(ask).manifest
+    envelope = to_bytes(Envelope(wire.payload_type, wire.payload, wire.key_id, wire.signature))
+    signed = open_manifest(
+        envelope,
+        source.coordinator_key,
+        source.now_unix_s,
+        expected_base=source.expected_base,
+        minimum_version=minimum_version,
+    )
+    return envelope, signed
+
+
+def prepare_incoming(folder: Path, envelope: bytes) -> Path:
+    """The folder that receives this release; what it held of another one is dropped."""
+    incoming = folder.with_name(folder.name + ".incoming")
+    manifest = incoming / MANIFEST_NAME
+    if not manifest.is_file() or manifest.read_bytes() != envelope:
+        shutil.rmtree(incoming, ignore_errors=True)
+        incoming.mkdir(mode=0o700, parents=True)
+        write_atomic(manifest, envelope)
+    return incoming
+
+
+def receive_files(
+    stub: pb_grpc.ArtefactServiceStub,
+    source: Source,
+    manifest: Manifest,
+    incoming: Path,
+    report: Report = silent,
+) -> None:
+    """Receives every file of a release that is not there yet, each with its list first.
+
+    Raises:
+        IntegrityError: a list or a chunk differs from its signed digest.
+        DiskFullError, PeerError, TransportError: as `fetch_release`.
+    """
+    meter = Meter(manifest.bundle_bytes, report)
+    _check_room(incoming, manifest)
+    try:
+        for entry in manifest.files:
+            digests = _receive_digests(stub, source, entry, incoming)
+            meter.at(meter.done + len(digests))
+            _receive_file(stub, source, entry, incoming / entry.path, digests, meter)
+    except DiskFullError as error:
+        free = shutil.disk_usage(incoming).free
+        raise _no_room(incoming, meter.total - meter.done, free) from error
+    sync_folder(incoming)
+
+
+def _receive_digests(
+    stub: pb_grpc.ArtefactServiceStub, source: Source, entry: FileEntry, incoming: Path
+) -> bytes:
+    """The list of chunk digests of a file, which must be as the manifest says."""
+    path = incoming / entry.chunks_path
+    if path.is_file() and path.stat().st_size == entry.chunks_bytes:
+        digests = path.read_bytes()
+        if hashlib.sha256(digests).digest() == entry.chunks_sha256:
+            return digests
+
+    def receive() -> bytes:
+        parts = list(_bounded(stub, entry.chunks_sha256, 0, entry.chunks_bytes))
+        return b"".join(parts)
+
+    digests = source.persistence.run(receive)
+    if hashlib.sha256(digests).digest() != entry.chunks_sha256:
+        raise IntegrityError(
+            f"{entry.chunks_path}: expected the signed digest, found another; it was not written"
+        )
+    write_atomic(path, digests)
+    return digests
+
+
+def _receive_file(
+    stub: pb_grpc.ArtefactServiceStub,
+    source: Source,
+    entry: FileEntry,
+    path: Path,
+    digests: bytes,
+    meter: Meter,
+) -> None:
+    start, position = meter.done, verified_bytes(path, digests, entry.size)
+
+    def receive() -> None:
+        nonlocal position
+        sink = VerifiedSink(path, digests, position)
+        try:
+            with sink:
+                for chunk in _bounded(stub, entry.sha256, position, entry.size):
+                    sink.put(chunk)
+                    meter.at(start + sink.position)
+        finally:
+            position = sink.position
+            meter.at(start + position)
+
+    meter.at(start + position)
+    if position < entry.size:
+        source.persistence.run(receive, lambda: position)
+
+
+def _bounded(
+    stub: pb_grpc.ArtefactServiceStub, sha256: bytes, offset: int, size: int
+) -> Iterator[bytes]:
+    """The bytes of a file from `offset` to its end, exactly; the stream is closed in any case.
+
+    Raises:
+        PeerError: a surplus byte, or chunks of another size than agreed.
+        TransportError: the stream ended early.
+    """
+    request = pb.FetchRequest(sha256=sha256, offset=offset)
+    stream = stub.Fetch(request, timeout=limits.STREAM_DEADLINE_S)
+    try:
+        for response in stream:
+            expected = min(limits.CHUNK_BYTES, size - offset)
+            if len(response.data) != expected or not expected:
+                raise PeerError(
+                    f"expected a chunk of {expected} bytes at byte {offset}, found "
+                    f"{len(response.data)}: the coordinator does not follow the protocol"
+                )
+            offset += expected
+            yield response.data
+    finally:
+        stream.cancel()
+    if offset != size:
+        raise TransportError(f"the stream ended at byte {offset} of {size}")
+
+
+def _check_room(incoming: Path, manifest: Manifest) -> None:
+    here = sum(
+        min((incoming / name).stat().st_size, size)
+        for entry in manifest.files
+        for name, size in ((entry.path, entry.size), (entry.chunks_path, entry.chunks_bytes))
+        if (incoming / name).is_file()
+    )
+    needed, free = manifest.bundle_bytes - here, shutil.disk_usage(incoming).free
+    if needed > free:
+        raise _no_room(incoming, needed, free)
+
+
+def _no_room(incoming: Path, needed: int, free: int) -> DiskFullError:
+    return DiskFullError(
+        f"expected room for {needed} more bytes of the release at {incoming.parent}, found {free} "
+        f"free: free at least {max(needed - free, 1)} bytes and run the same command again; what "
+        "was fetched is kept"
+    )
+
+
+def _installed_version(source: Source, folder: Path) -> int:
+    """The version that was accepted last, expired or not; 0 if there is none."""
+    try:
+        payload = verify(
+            from_bytes((folder / MANIFEST_NAME).read_bytes()),
+            MANIFEST_TYPE,
+            source.coordinator_key,
+        )
+        return Manifest.from_bytes(payload).facts.release_version
+    except (FileNotFoundError, PeerError):
+        return 0
+
+
+def _installed(
+    source: Source, folder: Path, signed: SignedManifest, report_check: Report
+) -> Bundle | None:
+    """The release in place if it is this one and nothing of it was damaged."""
+    if not folder.is_dir():
+        return None
+    try:
+        bundle = open_bundle(
+            folder, source.coordinator_key, source.now_unix_s, report=report_check
+        )
+    except PeerError:
+        return None
+    return bundle if bundle.digest == signed.digest else None
+
+
+def _install(source: Source, folder: Path, incoming: Path, report_check: Report) -> Bundle:
+    try:
+        open_bundle(
+            incoming,
+            source.coordinator_key,
+            source.now_unix_s,
+            expected_base=source.expected_base,
+            report=report_check,
+        )
+    except PeerError:
+        # Its digests are right, so fetching it again would not help: its owner made it wrong.
+        shutil.rmtree(incoming, ignore_errors=True)
+        raise
+    previous = _previous(folder)
+    if folder.exists():
+        folder.rename(previous)
+    incoming.rename(folder)
+    sync_folder(folder.parent)
+    shutil.rmtree(previous, ignore_errors=True)
+    bundle = open_bundle(folder, source.coordinator_key, source.now_unix_s)
+    return bundle
+
+
+def _undo_half_exchange(folder: Path) -> None:
+    previous = _previous(folder)
+    if previous.exists() and not folder.exists():
+        previous.rename(folder)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _previous(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".previous")

@@ -1,0 +1,49 @@
+"""Work that goes on after a cut.
+
+A transfer that moves bytes is never given up because the line is bad; one that moves none is tried
+again a bounded number of times, with the full jitter of `channel.py`. So a coordinator that comes
+back after a restart is not stormed, and one that is gone is noticed.
+"""
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from offsite.edge_client.channel import translated
+from offsite.secure import limits
+from offsite.secure.errors import TransportError
+
+Result = TypeVar("Result")
+
+WORKER_RETRIES: Final = 120
+"""Tries of an edge inside a campaign: about ten minutes, long enough to restart a coordinator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Persistence:
+    """How often to try again without any progress, and how to wait in between."""
+
+    retries: int = limits.RETRIES
+    sleep: Callable[[float], None] = time.sleep
+    uniform: Callable[[float, float], float] = random.uniform
+
+    def run(self, attempt: Callable[[], Result], progress: Callable[[], int] = lambda: 0) -> Result:
+        """The result of `attempt`, called again after each cut; `progress` grows as bytes move.
+
+        Raises:
+            TransportError: nothing moved in `retries` further attempts.
+        """
+        failures, best = 0, progress()
+        while True:
+            try:
+                with translated():
+                    return attempt()
+            except TransportError:
+                failures = 0 if progress() > best else failures + 1
+                best = max(best, progress())
+                if failures > self.retries:
+                    raise
+            cap_s = min(limits.RETRY_CAP_S, limits.RETRY_BASE_S * 2.0 ** min(failures, 30))
+            self.sleep(self.uniform(0.0, cap_s))

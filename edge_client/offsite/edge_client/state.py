@@ -1,0 +1,239 @@
+"""The edge's state folder: layout, lock, and what it remembers of its coordinator.
+
+Notable: the identity seed is on disk before it is ever used, so an interrupted enrolment goes on
+with the same key; TLS key and certificate lie in one file, so a renewal replaces both or neither.
+Everything is 0600 inside 0700 folders, and no file is ever seen half written.
+"""
+
+import errno
+import json
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from filelock import FileLock, Timeout
+
+from offsite.secure import directory, envelope, names
+from offsite.secure.directory import Directory
+from offsite.secure.envelope import Envelope
+from offsite.secure.errors import (
+    ConfigError,
+    DiskFullError,
+    MachineError,
+    OffsiteError,
+    StateLockedError,
+)
+from offsite.secure.identity import IdentityKey, IdentityPublicKey
+
+FOLDER_MODE: Final = 0o700
+FILE_MODE: Final = 0o600
+SEED_BYTES: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """What an enrolled edge knows: its name, where its coordinator is, and the pinned keys."""
+
+    client_id: str
+    address: str
+    token_id: bytes
+    directory_key: IdentityPublicKey
+
+    def to_json(self) -> bytes:
+        fields = {
+            "client_id": self.client_id,
+            "address": self.address,
+            "token_id": self.token_id.hex(),
+            "directory_key": self.directory_key.raw.hex(),
+        }
+        return json.dumps(fields, indent=2).encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Self:
+        fields = json.loads(data)
+        return cls(
+            client_id=names.check_client_id(fields["client_id"]),
+            address=str(fields["address"]),
+            token_id=bytes.fromhex(fields["token_id"]),
+            directory_key=IdentityPublicKey(bytes.fromhex(fields["directory_key"])),
+        )
+
+
+class EdgeState:
+    """An opened state folder; a context manager that gives the lock back."""
+
+    def __init__(self, root: Path, lock: FileLock | None) -> None:
+        self.root = root
+        self._lock = lock
+
+    @classmethod
+    def open(cls, root: Path, *, exclusive: bool = True) -> Self:
+        """Opens or lays out a folder; StateLockedError if another process works in it."""
+        state = cls(root, None)
+        try:
+            for folder in (root, state.keys, state.rounds):
+                folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        except OSError as error:
+            raise machine_error(root, error) from error
+        if exclusive:
+            state._lock = lock_folder(root)
+        return state
+
+    def close(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def keys(self) -> Path:
+        return self.root / "keys"
+
+    @property
+    def bundle(self) -> Path:
+        return self.root / "bundle"
+
+    @property
+    def rounds(self) -> Path:
+        return self.root / "rounds"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "edge.log"
+
+    @property
+    def _membership(self) -> Path:
+        return self.root / "edge.json"
+
+    @property
+    def _tls(self) -> Path:
+        return self.keys / "tls.pem"
+
+    @property
+    def _directory(self) -> Path:
+        return self.root / "directory.envelope"
+
+    @property
+    def is_enrolled(self) -> bool:
+        """True once every file of an enrolment is in place; the membership is written last."""
+        return self._membership.exists()
+
+    def membership(self) -> Membership:
+        """Raises ConfigError before enrolment."""
+        data = self._read(self._membership)
+        try:
+            return Membership.from_json(data)
+        except (ValueError, KeyError, TypeError, OffsiteError) as error:
+            raise _damaged(self._membership) from error
+
+    def identity_key(self) -> IdentityKey:
+        """The Ed25519 key of this edge, made and stored at first use."""
+        path = self.keys / "identity.seed"
+        if not path.exists():
+            write_atomic(path, secrets.token_bytes(SEED_BYTES))
+        seed = self._read(path)
+        if len(seed) != SEED_BYTES:
+            raise _damaged(path)
+        return IdentityKey.from_seed(seed)
+
+    def tls_pem(self) -> bytes:
+        """Private key, client certificate and CA certificate, in this order."""
+        return self._read(self._tls)
+
+    def ca_pem(self) -> bytes:
+        """The coordinator's CA, pinned by the join token."""
+        return self._read(self.keys / "ca.pem")
+
+    def save_tls(self, tls_pem: bytes) -> None:
+        write_atomic(self._tls, tls_pem)
+
+    def save_enrolment(
+        self, membership: Membership, tls_pem: bytes, ca_pem: bytes, signed: Envelope
+    ) -> None:
+        """Stores an enrolment; the membership comes last and makes it count."""
+        write_atomic(self.keys / "ca.pem", ca_pem)
+        self.save_tls(tls_pem)
+        self.save_directory(signed)
+        write_atomic(self._membership, membership.to_json())
+
+    def directory(self, now_unix_s: float) -> Directory:
+        """The newest directory that was accepted, checked against the pinned key again."""
+        signed = envelope.from_bytes(self._read(self._directory))
+        return directory.open_directory(signed, self.membership().directory_key, now_unix_s)
+
+    def save_directory(self, signed: Envelope) -> None:
+        """Stores a directory that was verified, and checked to be a successor, before."""
+        write_atomic(self._directory, envelope.to_bytes(signed))
+
+    def _read(self, path: Path) -> bytes:
+        try:
+            return path.read_bytes()
+        except FileNotFoundError as error:
+            raise ConfigError(
+                f"{path} is missing: this edge has not joined, or its state was damaged; run "
+                "`edge-client join` with the token"
+            ) from error
+
+
+def lock_folder(root: Path) -> FileLock:
+    """Takes the folder's lock at once or raises StateLockedError."""
+    lock = FileLock(root / "lock", timeout=0, thread_local=False, mode=FILE_MODE)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise StateLockedError(
+            f"another process uses {root}; stop it first or choose another state folder"
+        ) from error
+    return lock
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Puts `data` at `path`, mode 0600, durable, either wholly or not at all."""
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise machine_error(path, error) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames inside `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def machine_error(path: Path, error: OSError) -> MachineError:
+    """What the operating system said, as an error of ours."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFullError(f"no room to write {path}; free some space and run it again")
+    return MachineError(f"cannot write {path}: {error.strerror}")
+
+
+def _damaged(path: Path) -> ConfigError:
+    return ConfigError(
+        f"{path} is damaged; restore it from a backup, or join again with an empty state folder "
+        "and a new token"
+    )

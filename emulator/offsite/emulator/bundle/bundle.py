@@ -1,0 +1,77 @@
+"""A verified bundle, and what can be made from it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from offsite.emulator.bundle.files import ADAPTER_WEIGHTS, EMULATOR_WEIGHTS
+from offsite.emulator.bundle.manifest import Manifest
+from offsite.emulator.bundle.tensor_schema import BundleSchema
+from offsite.emulator.bundle.tokenizer_files import load_tokenizer
+from offsite.emulator.schema import Schema, iter_checked, load_checked
+from offsite.emulator.strict_json import JsonObject
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True, slots=True)
+class SignedManifest:
+    """A manifest whose signature and freshness were verified; its files not yet."""
+
+    manifest: Manifest
+    digest: bytes  # SHA-256 of the signed payload: the name of the release in plans
+    signer: bytes  # fingerprint of the key that signed it
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A release on disk that `reader.open_bundle` has verified whole."""
+
+    folder: Path
+    signed: SignedManifest
+    schema: BundleSchema
+    config: JsonObject
+    tokenizer_settings: JsonObject
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the release states."""
+        return self.signed.manifest
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the signed manifest payload."""
+        return self.signed.digest
+
+    @property
+    def adapter_schema(self) -> Schema:
+        """Names, dtypes and shapes of the tensors that are trained and returned."""
+        return self.schema.adapter
+
+    def load_emulator(self, dtype: "torch.dtype") -> "torch.nn.Module":
+        """The emulator with its first adapter values, on the CPU; reads one tensor at a time."""
+        from offsite.emulator.bundle.weights import fill
+        from offsite.emulator.instantiate import instantiate
+
+        model = instantiate(self.config, self.schema.emulator, dtype)
+        fill(model, self.folder / EMULATOR_WEIGHTS, self.schema.emulator)
+        return model
+
+    def load_adapter(self) -> "dict[str, torch.Tensor]":
+        """The first adapter values, fp32: those of its own file and those the emulator holds."""
+        import torch
+
+        adapter = {}
+        if stored := self.schema.stored_adapter:
+            adapter = load_checked(self.folder / ADAPTER_WEIGHTS, stored)
+        names = {source: name for name, source in self.schema.shared.items()}
+        weights = self.folder / EMULATOR_WEIGHTS
+        for source, tensor in iter_checked(weights, self.schema.emulator, names):
+            adapter[names[source]] = tensor.to(torch.float32)
+        return {name: adapter[name] for name in self.schema.adapter}
+
+    def tokenizer(self) -> "PreTrainedTokenizerFast":
+        """The generic fast tokenizer over the bundle's tokenizer files."""
+        return load_tokenizer(self.folder)

@@ -1,0 +1,209 @@
+"""Building an emulator's architecture from a config and a tensor schema, without weights.
+
+Notable decisions:
+
+* The model is made of meta tensors first, compared with the schema, and only then given storage:
+  a config that asks for more than the shipped tensors hold allocates nothing.
+* Linear layers of the blocks take the shapes of the schema, since width pruning makes them narrower than any
+  config can say. Nothing else may differ from what the config describes.
+* Tied weights stand once in a schema, under the name the model lists first (the embedding); the
+  head is tied again when weights are loaded.
+* Attention is forced to `sdpa`, or `eager` where a model cannot do that or caps its scores, which
+  `sdpa` would ignore. A config can therefore not name a kernel that would be downloaded.
+
+Rules: no `auto_map`, no quantised weights, no composite models, only model types that the
+installed transformers knows.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from accelerate import init_empty_weights  # type: ignore[import-untyped]
+from torch import nn
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from offsite.emulator.blocks import find_blocks
+from offsite.emulator.linear import linear_layers, resize
+from offsite.emulator.schema import TensorSpec
+from offsite.secure.errors import ConfigError, PeerError
+
+REFUSED_KEYS = frozenset({"auto_map", "quantization_config"})
+IGNORED_KEYS = frozenset({"attn_implementation", "experts_implementation"})
+INDEX_LISTS = frozenset({"mlp_only_layers"})
+"""Config lists that hold block indices; every other list is per block if its name says so."""
+
+
+def emulator_config(base_config: PreTrainedConfig, kept: Sequence[int]) -> PreTrainedConfig:
+    """The config of a model that has only the `kept` blocks (ascending) of the base model."""
+    fields = base_config.to_dict()
+    count_key = base_config.attribute_map.get("num_hidden_layers", "num_hidden_layers")
+    base_blocks = base_config.num_hidden_layers
+    if len(kept) < base_blocks:
+        _refuse_depth_dependence(fields)
+    for key, value in fields.items():
+        if isinstance(value, list) and "layer" in key:
+            fields[key] = _kept_entries(key, value, kept, base_blocks)
+    if "attention_types" in fields:  # GPT-Neo repeats its per-block list in a packed form
+        fields["attention_types"] = [[[kind], 1] for kind in fields["attention_layers"]]
+    fields[count_key] = len(kept)
+    config = config_from_json(fields)
+    config.use_cache = False
+    return config
+
+
+def _kept_entries(
+    key: str, values: list[object], kept: Sequence[int], base_blocks: int
+) -> list[object]:
+    """The entries of a per-block list that belong to kept blocks."""
+    if key in INDEX_LISTS:
+        return [position for position, block in enumerate(kept) if block in values]
+    return [values[block] for block in kept] if len(values) == base_blocks else values
+
+
+def _refuse_depth_dependence(fields: Mapping[str, object]) -> None:
+    """Blocks that compute with their own index would change when they are renumbered."""
+    if fields.get("scale_attn_by_inverse_layer_idx"):
+        raise ConfigError(
+            "this model scales attention by the index of the block, so dropping blocks changes"
+            " the ones that stay; use a method that keeps every block"
+        )
+
+
+def config_from_json(fields: Mapping[str, object]) -> PreTrainedConfig:
+    """A config object of a known, plain, text-only model type.
+
+    Raises:
+        PeerError: a refused key, an unknown model type, or values the type does not take.
+    """
+    for key in sorted(REFUSED_KEYS & fields.keys()):
+        if fields[key] is not None:
+            raise PeerError(f"config: '{key}' is refused; expected a plain transformers model")
+    model_type = fields.get("model_type")
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        raise PeerError(f"config: model_type {model_type!r} is unknown to this transformers")
+    plain = {k: v for k, v in fields.items() if not k.startswith("_") and k not in IGNORED_KEYS}
+    try:
+        config = CONFIG_MAPPING[model_type].from_dict(plain)
+    except Exception as error:  # whatever a foreign config makes the library raise
+        raise PeerError(f"config of type {model_type}: {error}") from error
+    if config.get_text_config() is not config or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise PeerError(f"config: {model_type} is not a text-only decoder")
+    return config
+
+
+def attention_for(config: PreTrainedConfig) -> str:
+    """The attention implementation that computes what the config describes."""
+    if getattr(config, "attn_logit_softcapping", None) is not None:
+        return "eager"
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    return "sdpa" if getattr(model_class, "_supports_sdpa", False) else "eager"
+
+
+def instantiate(
+    config: Mapping[str, object],
+    schema: Mapping[str, TensorSpec],
+    dtype: torch.dtype | None = None,
+) -> PreTrainedModel:
+    """A frozen model of zeros in the shapes of `schema`, ready for `load_weights`.
+
+    Args:
+        config: the emulator's config as JSON.
+        schema: every tensor of the emulator, tied ones once.
+        dtype: of all floating parameters.
+
+    Raises:
+        PeerError: the config is refused, or it does not describe the tensors of the schema.
+    """
+    wanted = torch.float32 if dtype is None else dtype
+    model = skeleton(config_from_json(config), schema, wanted)
+    replace_parameters(model, lambda _, old: torch.zeros(old.shape, dtype=wanted))
+    return model
+
+
+def skeleton(
+    config: PreTrainedConfig, schema: Mapping[str, TensorSpec], dtype: torch.dtype
+) -> PreTrainedModel:
+    """The same model with its parameters on the meta device; buffers are real."""
+    if config.num_hidden_layers > len(schema):
+        raise PeerError(
+            f"config: {config.num_hidden_layers} blocks, but only {len(schema)} tensors"
+        )
+    try:
+        with init_empty_weights(include_buffers=False):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+                config, dtype=dtype, attn_implementation=attention_for(config)
+            )
+    except Exception as error:  # whatever a foreign config makes the library raise
+        raise PeerError(f"config of type {config.model_type}: {error}") from error
+    model.tie_weights()  # on the meta device every name got a parameter of its own
+    _take_shapes(model, schema)
+    _check_against(model, schema)
+    model.train(False)
+    model.requires_grad_(False)
+    return model
+
+
+def _take_shapes(model: nn.Module, schema: Mapping[str, TensorSpec]) -> None:
+    """Resize the linear layers of the blocks to the schema; the head keeps the config's shape."""
+    blocks = find_blocks(model)
+    for name, layer in linear_layers(blocks.modules):
+        spec = schema.get(f"{blocks.path}.{name}.weight")
+        if spec is None or len(spec.shape) != 2 or spec.shape == tuple(layer.weight.shape):
+            continue
+        resize(layer, spec.shape)
+
+
+def _check_against(model: nn.Module, schema: Mapping[str, TensorSpec]) -> None:
+    """The model must have exactly the names and shapes of the schema."""
+    found = {name: tuple(tensor.shape) for name, tensor in named_weights(model).items()}
+    for name in sorted(found.keys() - schema.keys()):
+        raise PeerError(f"tensor {name}: the config needs it, the schema does not have it")
+    for name, spec in sorted(schema.items()):
+        if name not in found:
+            raise PeerError(f"tensor {name}: the schema has it, the config knows no such tensor")
+        if found[name] != tuple(spec.shape):
+            raise PeerError(
+                f"tensor {name}: shape {list(spec.shape)} in the schema,"
+                f" {list(found[name])} by the config"
+            )
+
+
+def named_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Every tensor that must be stored: parameters, tied ones once, and persistent buffers."""
+    weights: dict[str, torch.Tensor] = {n: p.detach() for n, p in model.named_parameters()}
+    aliases = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    for name, tensor in model.state_dict().items():
+        if name not in aliases:
+            weights[name] = tensor
+    return weights
+
+
+def replace_parameters(model: nn.Module, new: Callable[[str, nn.Parameter], torch.Tensor]) -> None:
+    """Swap every parameter for a frozen one over `new(name, old)`; ties are kept."""
+    swapped: dict[int, nn.Parameter] = {}
+    for name, old in list(model.named_parameters(remove_duplicate=False)):
+        if id(old) not in swapped:
+            swapped[id(old)] = nn.Parameter(new(name, old), requires_grad=False)
+        path, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(path), attribute, swapped[id(old)])
+
+
+def load_weights(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Copy tensors into the model's storage, cast to its dtype; names must match exactly.
+
+    Raises PeerError that names the first tensor that is missing, unknown or misshapen.
+    """
+    weights = named_weights(model)
+    for name in sorted(weights.keys() ^ tensors.keys()):
+        raise PeerError(f"tensor {name}: {'missing' if name in weights else 'unknown'}")
+    for name, target in weights.items():
+        if target.shape != tensors[name].shape:
+            found, expected = list(tensors[name].shape), list(target.shape)
+            raise PeerError(f"tensor {name}: shape {found}, expected {expected}")
+        target.copy_(tensors[name])

@@ -1,0 +1,102 @@
+"""Finding a block's feed-forward network by structure, to make it narrower.
+
+An MLP maps H to I channels, acts on each channel alone, and maps back: its down projection is the
+block's last linear layer outside attention, (I, H), and its input projections are all others,
+(H, I) each, or one (H, 2·I) whose first half gates the second. That covers gated and plain MLPs,
+`nn.Linear` and `Conv1D`, and MLPs without a module of their own (OPT). Attention is recognised by
+its forward, which takes an `attention_mask`.
+
+Rule: what does not fit exactly (experts, a norm over the channels) is refused, not guessed.
+"""
+
+import inspect
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from offsite.emulator.linear import Linear, features, linear_layers, out_dim
+from offsite.secure.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Mlp:
+    """Dotted paths inside the block, and the number of channels."""
+
+    inputs: tuple[str, ...]
+    down: str
+    channels: int
+    is_fused: bool  # one input projection holds gate and up, one after the other
+
+    def select(
+        self, block: nn.Module, weights: dict[str, torch.Tensor], keep: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """The block's weights with only the channels `keep` (ascending indices); all new."""
+        rows = torch.cat([keep, keep + self.channels]) if self.is_fused else keep
+        axes = {f"{self.down}.weight": (1 - out_dim(_linear(block, self.down)), keep)}
+        for path in self.inputs:
+            axes[f"{path}.weight"] = (out_dim(_linear(block, path)), rows)
+            axes[f"{path}.bias"] = (0, rows)
+        return {
+            name: tensor.index_select(*axes[name]) if name in axes else tensor.clone()
+            for name, tensor in weights.items()
+        }
+
+    def channel_parameters(self, block: nn.Module) -> int:
+        """Parameters that go with one channel."""
+        hidden = features(_linear(block, self.down))[1]
+        per_channel = hidden
+        for path in self.inputs:
+            has_bias = _linear(block, path).bias is not None
+            per_channel += (hidden + has_bias) * (2 if self.is_fused else 1)
+        return per_channel
+
+
+def find_mlp(block: nn.Module) -> Mlp:
+    """The MLP of a block. Raises ConfigError when the block is not built as described above."""
+    layers = {n: layer for n, layer in linear_layers(block) if not _in_attention(block, n)}
+    if len(layers) < 2:
+        raise _unknown(block, f"found {len(layers)} linear layers outside attention")
+    *inputs, down = layers
+    channels, hidden = features(layers[down])
+    is_fused = len(inputs) == 1 and features(layers[inputs[0]]) == (hidden, 2 * channels)
+    for path in inputs:
+        if not is_fused and features(layers[path]) != (hidden, channels):
+            raise _unknown(block, f"{path} has (in, out) {features(layers[path])}")
+    _refuse_other_channel_weights(block, layers, hidden, channels)
+    return Mlp(tuple(inputs), down, channels, is_fused)
+
+
+def _refuse_other_channel_weights(
+    block: nn.Module, layers: dict[str, Linear], hidden: int, channels: int
+) -> None:
+    """A norm or gate over the channels would not shrink with them."""
+    own = {f"{path}.{kind}" for path in layers for kind in ("weight", "bias")}
+    for name, parameter in block.named_parameters():
+        if name in own or _in_attention(block, name) or channels == hidden:
+            continue
+        if channels in parameter.shape:
+            raise _unknown(block, f"{name} has the channels too, shape {list(parameter.shape)}")
+
+
+def _in_attention(block: nn.Module, name: str) -> bool:
+    """Whether any module around `name`, below the block, takes an attention mask."""
+    parts = name.split(".")
+    paths = [".".join(parts[:end]) for end in range(1, len(parts))]
+    return any(
+        "attention_mask" in inspect.signature(block.get_submodule(path).forward).parameters
+        for path in paths
+    )
+
+
+def _linear(block: nn.Module, path: str) -> Linear:
+    layer = block.get_submodule(path)
+    assert isinstance(layer, Linear)  # find_mlp took the path from linear_layers
+    return layer
+
+
+def _unknown(block: nn.Module, found: str) -> ConfigError:
+    return ConfigError(
+        f"width_prune does not know the MLP of {type(block).__name__}: {found};"
+        " expected input projections (hidden, channels) and one down projection; use uniform_drop"
+    )

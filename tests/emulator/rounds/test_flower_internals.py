@@ -1,0 +1,56 @@
+"""The contract with the parts of Flower that are not public; a new Flower must pass this first."""
+
+import logging
+import time
+
+import pytest
+from flwr.app import Error, Message, Metadata, RecordDict
+from flwr.supercore.run import Run
+
+from offsite.emulator.rounds import flower_internals
+
+
+def test_a_message_can_be_made_after_the_identity_was_set() -> None:
+    flower_internals.set_task_identity(run_id=7, node_id=1)
+    message = Message(RecordDict(), dst_node_id=42, message_type="train")
+    assert (message.metadata.run_id, message.metadata.src_node_id) == (7, 1)
+    assert message.metadata.message_id == ""
+
+
+def test_an_assigned_id_is_what_a_reply_refers_to() -> None:
+    flower_internals.set_task_identity(run_id=7, node_id=1)
+    message = Message(RecordDict(), dst_node_id=42, message_type="train")
+    flower_internals.assign_message_id(message, "abc")
+    reply = Message(RecordDict(), reply_to=message)
+    assert message.metadata.message_id == "abc"
+    assert reply.metadata.reply_to_message_id == "abc"
+    assert (reply.metadata.src_node_id, reply.metadata.dst_node_id) == (42, 1)
+
+
+def test_campaign_fields_of_metadata_have_public_setters() -> None:
+    flower_internals.set_task_identity(run_id=7, node_id=1)
+    message = Message(RecordDict(), dst_node_id=42, message_type="train")
+    message.metadata.group_id, message.metadata.ttl = "1.1", 5.0
+    assert (message.metadata.group_id, message.metadata.ttl) == ("1.1", 5.0)
+
+
+@pytest.mark.parametrize("body", [RecordDict(), Error(3, "no")])
+def test_a_message_with_given_metadata(body: RecordDict | Error) -> None:
+    metadata = Metadata(1, "id", 2, 3, "other", "1", time.time(), 9.0, "train")
+    message = flower_internals.message_with_metadata(metadata, body)
+    assert message.metadata == metadata
+    assert message.has_error() == isinstance(body, Error)
+
+
+def test_an_empty_run() -> None:
+    run = flower_internals.empty_run(5)
+    assert isinstance(run, Run)
+    assert run.run_id == 5
+
+
+def test_flower_logs_no_chatter_when_quietened() -> None:
+    flower_internals.quieten()
+    assert not logging.getLogger("flwr").isEnabledFor(logging.INFO)
+    from flwr.supercore.logger import FLOWER_LOGGER
+
+    assert FLOWER_LOGGER.name == "flwr"
