@@ -150,7 +150,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_mixed_layouts_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="found `text` at line 1 and `prompt` and .* at line 2"):
+    with pytest.raises(ConfigError, match=r"found `text` at line 1 and `prompt` and .* at line 2"):
         read_bytes(tmp_path, b'{"text": "a"}\n{"prompt": "p", "completion": "c"}\n')
 
 
@@ -166,7 +166,9 @@ def test_columns_of_two_layouts_need_a_choice(tmp_path: Path) -> None:
 def test_columns_that_are_null_do_not_choose_the_layout(tmp_path: Path) -> None:
     path = tmp_path / "data.parquet"
     pq.write_table(
-        pa.table({"text": pa.nulls(2, pa.string()), "prompt": ["p", "q"], "completion": ["c", None]}),
+        pa.table(
+            {"text": pa.nulls(2, pa.string()), "prompt": ["p", "q"], "completion": ["c", None]}
+        ),
         path,
     )
     data = read_data(path)
@@ -186,7 +188,9 @@ def test_a_huge_line_is_read_and_one_above_the_limit_is_reported(
 ) -> None:
     huge = b'{"text": "%s"}\n' % (b"x" * 300_000)
     assert read_bytes(tmp_path, huge).rows == (TextRow(1, "x" * 300_000),)
-    assert read_bytes(tmp_path, b"text\n" + b"x" * 300_000 + b"\nb\n", "a.csv").report.rows_kept == 2
+    assert (
+        read_bytes(tmp_path, b"text\n" + b"x" * 300_000 + b"\nb\n", "a.csv").report.rows_kept == 2
+    )
     monkeypatch.setattr(data_formats, "ROW_BYTES", 1000)
     data = read_bytes(tmp_path, huge + b'{"text": "a"}\n')
     assert problems_of(data) == [(1, "longer than 0 MiB")]

@@ -8,6 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load as safetensors_load
+from safetensors.torch import save as safetensors_save
+
 from offsite.emulator.schema import (
     TensorSpec,
     check_file_finite,
@@ -23,8 +26,6 @@ from offsite.emulator.schema import (
 )
 from offsite.secure import limits
 from offsite.secure.errors import IntegrityError, OffsiteError, PeerError
-from safetensors.torch import load as safetensors_load
-from safetensors.torch import save as safetensors_save
 
 
 def some_tensors() -> dict[str, torch.Tensor]:
@@ -114,9 +115,9 @@ def test_values_that_are_not_finite_are_refused(
     path.write_bytes(tensors_to_bytes({"good": good}))
     check_file_finite(path)
     path.write_bytes(tensors_to_bytes({"fine": good, "bad": bad}))
-    with pytest.raises(IntegrityError, match="tensor bad: .*NaN"):
+    with pytest.raises(IntegrityError, match=r"tensor bad: .*NaN"):
         check_file_finite(path)
-    with pytest.raises(IntegrityError, match="tensor bad: .*NaN"):
+    with pytest.raises(IntegrityError, match=r"tensor bad: .*NaN"):
         load_checked(path, {"fine": spec_of(good), "bad": spec_of(bad)})
 
 

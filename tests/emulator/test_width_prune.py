@@ -65,7 +65,7 @@ def test_pruned_emulator_computes_the_full_model_without_those_channels(
         torch.testing.assert_close(emulator(tokens).logits, base(tokens).logits)
 
 
-@pytest.mark.parametrize("ratio", [0.9, 0.75, 0.6, 0.5])
+@pytest.mark.parametrize("ratio", [0.9, 0.75, 0.65])
 def test_ratio_is_the_share_of_the_middles_parameters(
     ratio: float, family: str, make_model: MakeModel, tokens: torch.Tensor
 ) -> None:
@@ -83,7 +83,7 @@ def test_smallest_reachable_ratio_is_named_and_reachable(
     base = make_model(family)
     with pytest.raises(ConfigError, match="smallest ratio") as refusal:
         build_emulator(base, SANDWICH, MethodName.WIDTH_PRUNE, 0.1, [tokens])
-    smallest = float(str(refusal.value).split(" is ")[1].split(";")[0])
+    smallest = float(str(refusal.value).split(" is ")[-1].split(";")[0])
     emulator = build_emulator(base, SANDWICH, MethodName.WIDTH_PRUNE, smallest, [tokens]).model
     assert find_mlp(find_blocks(emulator).modules[2]).channels == 8
     with pytest.raises(ConfigError, match="smallest ratio"):

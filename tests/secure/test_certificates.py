@@ -21,7 +21,7 @@ from offsite.secure.limits import CLOCK_SKEW_S
 # The handshake looks at the machine's own clock, so these certificates are valid for decades.
 START_UNIX_S = 1_735_689_600.0
 LONG_S = 50 * 365 * 24 * 3600
-HOSTS = ("coordinator.example", "127.0.0.1", "::1")
+HOSTS = (names.SERVER_NAME, "127.0.0.1", "::1")
 BOOTSTRAP_SEED = b"\x23" * 32
 
 

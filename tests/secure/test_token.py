@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from offsite.secure.certificates import create_authority
 from offsite.secure.errors import TokenError
 from offsite.secure.identity import IdentityKey
-from offsite.secure.token import JoinToken, check_token_proof, token_proof, transcript
+from offsite.secure.token import JoinToken, check_token_proof, proof_key, token_proof, transcript
 
 CA_DER = create_authority(b"\x01" * 32, b"\x11" * 16, 1_780_000_000.0).cert_der
 DIRECTORY_KEY = IdentityKey.from_seed(b"\x02" * 32).public.raw
@@ -51,6 +51,30 @@ def test_a_cut_token_is_refused(token: JoinToken) -> None:
         JoinToken.parse(text[:-1])
     with pytest.raises(TokenError):
         JoinToken.parse(text + text)
+
+
+def test_a_token_has_one_text(token: JoinToken) -> None:
+    """Bits that base64 ignores, its other alphabet, and bytes after the end are refused."""
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    texts = [
+        dataclasses.replace(token, address="h" * length + ":1").to_text() for length in (1, 2, 3)
+    ]
+    loose = [text for text in texts if (len(text) - len("offsite1.")) % 4]
+    assert len(loose) == 2
+    for text in loose:
+        other = text[:-1] + alphabet[alphabet.index(text[-1]) ^ 1]
+        padded = text + "=" * (-(len(text) - len("offsite1.")) % 4)
+        for wrong in (other, padded):
+            with pytest.raises(TokenError):
+                JoinToken.parse(wrong)
+    standard = token.to_text().replace("-", "+").replace("_", "/")
+    assert standard != token.to_text()
+    body = token._body() + b"\x00"
+    checksum = hashlib.sha256(b"offsite1." + body).digest()[:8]
+    longer = "offsite1." + base64.urlsafe_b64encode(body + checksum).rstrip(b"=").decode()
+    for wrong in (standard, longer):
+        with pytest.raises(TokenError):
+            JoinToken.parse(wrong)
 
 
 @given(text=st.text(max_size=300))
@@ -117,15 +141,18 @@ def test_a_proof_holds_for_one_transcript_and_one_secret(token: JoinToken) -> No
         "identity_key": b"\x32" * 32,
         "ca_cert_der": CA_DER,
     }
-    proof = token_proof(token.secret, transcript(**fields))
-    check_token_proof(token.secret, transcript(**fields), proof)
+    key = proof_key(token.secret)
+    assert len(key) == 32 and key != token.secret
+    proof = token_proof(key, transcript(**fields))
+    check_token_proof(key, transcript(**fields), proof)
     for name, value in fields.items():
         other = transcript(**{**fields, name: value[:-1] + bytes([value[-1] ^ 1])})
         with pytest.raises(TokenError):
-            check_token_proof(token.secret, other, proof)
-    for secret, wrong in ((b"\x00" * 32, proof), (token.secret, proof[:-1]), (token.secret, b"")):
+            check_token_proof(key, other, proof)
+    other_key = proof_key(bytes(32))
+    for used, wrong in ((other_key, proof), (token.secret, proof), (key, proof[:-1]), (key, b"")):
         with pytest.raises(TokenError):
-            check_token_proof(secret, transcript(**fields), wrong)
+            check_token_proof(used, transcript(**fields), wrong)
 
 
 @given(data=st.data(), parts=st.lists(st.binary(max_size=8), min_size=5, max_size=5))

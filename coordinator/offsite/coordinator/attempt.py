@@ -15,8 +15,8 @@ from torch import Tensor
 
 from offsite.coordinator.campaign_parts import Campaign, DurableGrid, group_id
 from offsite.coordinator.mailbox import Phase
-from offsite.coordinator.strategy import instructions, make_strategy, state_schema
-from offsite.coordinator.tables.campaigns import CampaignRow, CampaignState, RoundRow, RoundState
+from offsite.coordinator.strategy import instructions, make_strategy
+from offsite.coordinator.tables.campaigns import CampaignRow, CampaignState, RoundRow
 from offsite.emulator.rounds.flower_internals import set_task_identity
 from offsite.emulator.rounds.instruction import adapter_digest
 from offsite.emulator.rounds.plan import RoundPlan, sign_plan
@@ -44,14 +44,16 @@ class Attempt:
 
 def open_attempt(campaign: Campaign, row: CampaignRow, round_number: int) -> Attempt:
     """The attempt that was under way, or a new one."""
-    opened = campaign.store.open_attempt(row.campaign_id)
+    opened = campaign.record.store.open_attempt(row.campaign_id)
     if opened is not None and not isinstance(campaign.grid, DurableGrid):
         opened = None  # what was sent before the restart cannot be found again
     if opened is None or opened.plan is None:
-        _wait_for_clients(campaign, row)
+        _wait_for_clients(campaign, row.campaign_id)
         if opened is None:
-            opened = campaign.store.open_round(row.campaign_id, round_number, campaign.clock())
-    adapter, state = _start(campaign, row)
+            opened = campaign.record.store.open_round(
+                row.campaign_id, round_number, campaign.clock()
+            )
+    adapter, state = campaign.record.start(row)
     if opened.plan is not None:
         log.info("round %d goes on, attempt %d", opened.round, opened.attempt)
         envelope = envelopes.from_bytes(opened.plan)
@@ -59,11 +61,11 @@ def open_attempt(campaign: Campaign, row: CampaignRow, round_number: int) -> Att
         return Attempt(opened, plan, envelope, adapter, state)
     plan = _plan(campaign, opened, adapter_digest(adapter))
     envelope = sign_plan(plan, campaign.keys.identity)
-    campaign.store.set_plan(opened, envelopes.to_bytes(envelope))
+    campaign.record.store.set_plan(opened, envelopes.to_bytes(envelope))
     return Attempt(opened, plan, envelope, adapter, state)
 
 
-def _wait_for_clients(campaign: Campaign, row: CampaignRow) -> None:
+def _wait_for_clients(campaign: Campaign, campaign_id: int) -> None:
     wanted = campaign.settings.min_clients
     seen = -1
     while (found := len(campaign.eligible())) < wanted:
@@ -72,24 +74,7 @@ def _wait_for_clients(campaign: Campaign, row: CampaignRow) -> None:
             campaign.announce(Phase.WAITING, f"{found} of {wanted} clients are there")
             seen = found
         campaign.pause(campaign.settings.poll_s)
-    campaign.store.set_state(row.campaign_id, CampaignState.RUNNING, campaign.clock())
-
-
-def _start(campaign: Campaign, row: CampaignRow) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Adapter and strategy state that the next round starts from."""
-    schema = campaign.release.schema
-    closed = [
-        r for r in campaign.store.rounds(row.campaign_id) if r.state is RoundState.CLOSED
-    ]
-    if not closed:
-        return {name: campaign.release.adapter[name] for name in schema}, {}
-    last = closed[-1]
-    assert last.adapter is not None  # of every closed round
-    adapter = campaign.files.read(last.adapter, schema)
-    state = state_schema(campaign.settings.strategy, schema)
-    if last.strategy is None or not state:  # none, or of a strategy that was given up
-        return adapter, {}
-    return adapter, campaign.files.read(last.strategy, state)
+    campaign.record.store.set_state(campaign_id, CampaignState.RUNNING, campaign.clock())
 
 
 def _plan(campaign: Campaign, opened: RoundRow, adapter_sha256: str) -> RoundPlan:
@@ -100,7 +85,7 @@ def _plan(campaign: Campaign, opened: RoundRow, adapter_sha256: str) -> RoundPla
         round=opened.round,
         total_rounds=max(settings.rounds, opened.round),
         attempt=opened.attempt,
-        bundle_sha256=campaign.release.bundle_sha256.hex(),
+        bundle_sha256=campaign.record.release.bundle_sha256.hex(),
         adapter_sha256=adapter_sha256,
         settings=settings.tuning,
         deadline_unix_s=campaign.clock() + settings.deadline_s,
@@ -110,11 +95,13 @@ def _plan(campaign: Campaign, opened: RoundRow, adapter_sha256: str) -> RoundPla
 
 
 def send(campaign: Campaign, attempt: Attempt) -> list[str]:
+    """Send the attempt's instructions, unless they were sent before; returns the messages' ids."""
     campaign.announce(Phase.RUNNING, "")
     grid = campaign.grid
     if isinstance(grid, DurableGrid) and (found := grid.find(attempt.group_id)):
         log.info("round %d: found %d instructions", attempt.row.round, len(found))
         return found
+    _wait_for_clients(campaign, attempt.row.campaign_id)  # already there, unless we were killed
     set_task_identity(attempt.plan.campaign_id, SERVER_NODE)
     strategy = make_strategy(campaign.settings.strategy, campaign.settings.server_learning_rate)
     messages = instructions(
@@ -135,5 +122,3 @@ def _addressed(messages: Iterable[Message], group: str, ttl_s: float) -> Iterato
         message.metadata.group_id = group
         message.metadata.ttl = ttl_s
         yield message
-
-

@@ -12,9 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
 from offsite.coordinator.keys import Keys
 from offsite.coordinator.store import Store
 from offsite.coordinator.tables.clients import CertificateRef
@@ -85,7 +82,7 @@ class Authority:
         )
         now = self._clock()
         self._store.invites.add(
-            invited.token_id, client_id, proof_key(invited.secret), now, now + ttl_s
+            invited.token_id, client_id, token.proof_key(invited.secret), now, now + ttl_s
         )
         return invited
 
@@ -226,8 +223,3 @@ class Authority:
 def _ref(cert_pem: bytes) -> CertificateRef:
     _, expires = certificates.validity_unix_s(cert_pem)
     return CertificateRef(certificates.fingerprint(cert_pem), expires)
-
-
-def proof_key(secret: bytes) -> bytes:
-    """The key of a token's proofs; the coordinator keeps this and not the secret. 32 bytes."""
-    return HKDF(hashes.SHA256(), 32, salt=None, info=b"offsite/1 token proof").derive(secret)

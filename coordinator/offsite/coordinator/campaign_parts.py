@@ -3,12 +3,11 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from offsite.coordinator.adapter_files import AdapterFiles
 from offsite.coordinator.config import StrategyName
 from offsite.coordinator.gate import Gate
 from offsite.coordinator.mailbox import Phase
@@ -18,6 +17,9 @@ from offsite.emulator.rounds.plan import TuningSettings
 from offsite.emulator.schema import TensorSpec
 from offsite.secure.identity import IdentityKey, IdentityPublicKey
 from offsite.secure.sealing import SealingKey
+
+if TYPE_CHECKING:
+    from offsite.coordinator.campaign_record import CampaignRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +111,8 @@ def no_announcement(phase: Phase, reason: str) -> None:
 class Campaign:
     """Everything a campaign works with."""
 
-    settings: CampaignSettings
-    release: Release
+    record: "CampaignRecord"
     keys: CoordinatorKeys
-    store: CampaignStore
-    files: AdapterFiles
     grid: Grid
     members: Callable[[], Mapping[int, Member]]
     """Clients of the directory that are not revoked, by Flower node id."""
@@ -121,6 +120,10 @@ class Campaign:
     announce: Callable[[Phase, str], None] = no_announcement
     clock: Callable[[], float] = time.time
     pause: Callable[[float], None] = time.sleep
+
+    @property
+    def settings(self) -> CampaignSettings:
+        return self.record.settings
 
     def close_messages(self, group: str) -> None:
         """Withdraw an attempt's messages, where the grid keeps any."""

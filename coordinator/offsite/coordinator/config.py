@@ -5,30 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from offsite.emulator.rounds.plan import TuningSettings
-
+from offsite.emulator.adapters.adapter import AdapterKind
+from offsite.emulator.methods.method import MethodName
+from offsite.emulator.rounds.plan import ComputeDtype, TuningSettings
 from offsite.secure.errors import ConfigError
-
-
-class WeightType(enum.Enum):
-    """Type of the weights in memory while the coordinator evaluates and merges."""
-
-    BFLOAT16 = "bfloat16"
-    FLOAT32 = "float32"
-
-
-class Compression(enum.Enum):
-    """How the middle blocks are compressed."""
-
-    UNIFORM_DROP = "uniform_drop"
-    WIDTH_PRUNE = "width_prune"
-
-
-class AdapterForm(enum.Enum):
-    """What is tuned in the adapter slots."""
-
-    WHOLE_BLOCK = "whole_block"
-    LORA = "lora"
 
 
 class StrategyName(enum.Enum):
@@ -51,14 +31,14 @@ class ModelSection:
         Path("model")
     )
     name: Annotated[str, "name shown to data owners"] = "model"
-    dtype: Annotated[WeightType, "weights in memory: bfloat16 or float32"] = WeightType.BFLOAT16
+    dtype: Annotated[ComputeDtype, "weights in memory: bfloat16 or float32"] = ComputeDtype.BFLOAT16
 
 
 @dataclass(frozen=True, slots=True)
 class EmulatorSection:
     """How the emulator is built from the model."""
 
-    method: Annotated[Compression, "width_prune or uniform_drop"] = Compression.WIDTH_PRUNE
+    method: Annotated[MethodName, "width_prune or uniform_drop"] = MethodName.WIDTH_PRUNE
     ratio: Annotated[float, "share of the middle's parameters kept, in (0, 1]"] = 0.62
     bottom: Annotated[int, "adapter slots at the bottom, in blocks"] = 2
     top: Annotated[int, "adapter slots at the top, in blocks"] = 2
@@ -79,9 +59,9 @@ class EmulatorSection:
 class AdapterSection:
     """What data owners tune."""
 
-    kind: Annotated[AdapterForm, "whole_block or lora"] = AdapterForm.WHOLE_BLOCK
+    kind: Annotated[AdapterKind, "whole_block or lora"] = AdapterKind.WHOLE_BLOCK
     rank: Annotated[int, "rank of LoRA"] = 16
-    alpha: Annotated[float, "scale of LoRA (alpha / rank multiplies its output)"] = 32.0
+    alpha: Annotated[int, "scale of LoRA (alpha / rank multiplies its output)"] = 32
 
     def __post_init__(self) -> None:
         _require(1 <= self.rank <= 1024, f"rank: expected 1 to 1024, found {self.rank}")

@@ -23,7 +23,7 @@ from flwr.app import Error, Message, Metadata, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
-from offsite.coordinator.mailbox import Mailbox, Outgoing
+from offsite.coordinator.mailbox import CampaignStatus, Mailbox, Outgoing, Phase
 from offsite.coordinator.store import Store
 from offsite.coordinator.tables.clients import ClientStatus
 from offsite.coordinator.tables.messages import MessageRow
@@ -147,6 +147,10 @@ class GrpcGrid(Grid):
         """Ends a round: its messages are withdrawn and erased, answered or not."""
         self._mailbox.close(self._run.run_id, group_id)
 
+    def set_phase(self, phase: Phase, reason: str = "") -> None:
+        """Tells every edge what the campaign does now."""
+        self._mailbox.set_status(CampaignStatus(phase, reason))
+
     # ---- inside
 
     def _outgoing(self, group_id: str, messages: Iterable[Message]) -> Iterator[Outgoing]:
@@ -165,7 +169,7 @@ class GrpcGrid(Grid):
                 message_id=message.metadata.message_id,
                 client_id=client.client_id,
                 data=message_to_bytes(message),
-                deadline_unix_s=self._clock() + message.metadata.ttl,
+                deadline_unix_s=message.metadata.created_at + message.metadata.ttl,
             )
 
     def _any_open(self, message_ids: Iterable[str]) -> bool:
@@ -205,4 +209,3 @@ def _metadata(row: MessageRow, message_type: str) -> Metadata:
         ttl=row.deadline_unix_s - row.created_unix_s,
         message_type=message_type,
     )
-

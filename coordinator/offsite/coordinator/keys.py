@@ -18,13 +18,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from offsite.coordinator.state import StateFolder
-from offsite.secure import certificates
+from offsite.secure import certificates, names
 from offsite.secure.certificates import Authority as CertificateAuthority
 from offsite.secure.certificates import Credential
 from offsite.secure.identity import IdentityKey
 
-SERVER_NAME: Final = "coordinator.offsite.internal"
-"""The one name in the server's certificate; edges expect it at whatever address they dial."""
 SERVER_FILE: Final = "server.pem"
 SEED_BYTES: Final = 32
 RENEW_AT_SHARE: Final = 2 / 3
@@ -100,7 +98,7 @@ class ServerCertificate:
     def _issue(self) -> Credential:
         key = certificates.tls_key_from_seed(_seed())
         cert_pem = certificates.issue_server(
-            self._ca, key.public_key(), (SERVER_NAME,), _serial(), self._clock()
+            self._ca, key.public_key(), (names.SERVER_NAME,), _serial(), self._clock()
         )
         pem = certificates.tls_key_pem(key) + cert_pem
         self._state.write_key(SERVER_FILE, pem)

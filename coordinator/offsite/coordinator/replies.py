@@ -81,9 +81,7 @@ def _open_reply(campaign: Campaign, attempt: Attempt, reply: Message) -> Update:
         plan_digest=plan_digest(attempt.envelope),
         client_id=member.client_id,
         client_key=member.identity_key,
-        schema=campaign.release.schema,
+        schema=campaign.record.release.schema,
         max_examples=campaign.settings.max_examples,
     )
     return open_update(sealed, campaign.keys.sealing, terms)
-
-

@@ -17,12 +17,10 @@ from typing import Final, TypeVar
 import grpc
 
 from offsite.edge_client.state import EdgeState
-from offsite.secure import certificates, errors, limits
+from offsite.secure import certificates, errors, limits, names
 from offsite.secure.errors import IdentityError, OffsiteError, PeerError, TransportError
 from offsite.secure.token import JoinToken
 
-SERVER_NAME: Final = "coordinator.offsite.internal"
-"""The one name in the certificate of every coordinator, wherever it is reached."""
 ERROR_KEY: Final = "offsite-error"
 KEEPALIVE_TIMEOUT_S: Final = 10.0
 
@@ -133,7 +131,7 @@ def _secure_channel(address: str, credentials: grpc.ChannelCredentials) -> grpc.
 def _channel_options() -> list[tuple[str, int | str]]:
     """Channel arguments of grpc; times in milliseconds, sizes in bytes."""
     return [
-        ("grpc.ssl_target_name_override", SERVER_NAME),
+        ("grpc.ssl_target_name_override", names.SERVER_NAME),
         ("grpc.max_receive_message_length", limits.CONTROL_MESSAGE_BYTES),
         ("grpc.max_send_message_length", limits.CONTROL_MESSAGE_BYTES),
         ("grpc.keepalive_time_ms", int(limits.KEEPALIVE_S * 1000)),

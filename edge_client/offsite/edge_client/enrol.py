@@ -14,8 +14,6 @@ from typing import Final
 
 import grpc
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from offsite.edge_client.channel import call_with_retries, open_bootstrap_channel, open_channel
 from offsite.edge_client.state import EdgeState, Membership
@@ -150,7 +148,7 @@ def _attempt(
         csr_der=csr_der,
         identity_key=identity.public.raw,
         identity_proof=identity.sign(transcript),
-        token_proof=token.token_proof(proof_key(join_token.secret), transcript),
+        token_proof=token.token_proof(token.proof_key(join_token.secret), transcript),
     )
     return stub.Enrol(request, timeout=limits.CALL_DEADLINE_S)
 
@@ -173,8 +171,3 @@ def _check_own_entry(opened: Directory, client_id: str, identity: IdentityKey) -
             f"expected this edge's key beside {client_id!r} in the directory, found another; ask "
             "the coordinator's operator"
         )
-
-
-def proof_key(secret: bytes) -> bytes:
-    """The key of a token's proofs; the coordinator keeps this and not the secret. 32 bytes."""
-    return HKDF(hashes.SHA256(), 32, salt=None, info=b"offsite/1 token proof").derive(secret)

@@ -17,21 +17,21 @@ Source: the client workflow of TUF 1.0, section 5.
 """
 
 import hashlib
-import os
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 import grpc
 
+from offsite.edge_client.chunk_stream import artefact_chunks
 from offsite.edge_client.resume import Persistence
-from offsite.edge_client.sink import DIGEST_BYTES, VerifiedSink, verified_bytes
+from offsite.edge_client.sink import VerifiedSink, verified_bytes
 from offsite.edge_client.state import sync_folder, write_atomic
 from offsite.emulator.bundle.bundle import Bundle, SignedManifest
 from offsite.emulator.bundle.manifest import MANIFEST_NAME, MANIFEST_TYPE, FileEntry, Manifest
 from offsite.emulator.bundle.reader import open_bundle, open_manifest
+from offsite.emulator.heap import keep_freed_buffers
 from offsite.emulator.progress import Report, silent
 from offsite.secure import limits
 from offsite.secure.envelope import Envelope, from_bytes, to_bytes, verify
@@ -52,7 +52,7 @@ class Source:
     coordinator_key: IdentityPublicKey
     now_unix_s: float
     expected_base: str | None = None
-    persistence: Persistence = Persistence()
+    persistence: Persistence = field(default_factory=Persistence)
 
 
 @dataclass(slots=True)
@@ -80,22 +80,21 @@ def fetch_release(
         TransportError: the coordinator cannot be reached; the next call resumes.
         DiskFullError: no room; says how many bytes are missing, keeps what is there.
     """
-    stub = pb_grpc.ArtefactServiceStub(source.channel)
     _undo_half_exchange(folder)
     for _ in range(RELEASES_SEEN):
         # (1) What the coordinator signed as its release, not older than ours.
-        envelope, signed = ask_for_release(stub, source, _installed_version(source, folder))
+        envelope, signed = ask_for_release(source, _accepted_version(source, folder))
         # (2) Here already?
-        bundle = _installed(source, folder, signed, report_check)
+        bundle = _installed(source, folder, envelope, report_check)
         if bundle is not None:
             return bundle
         # (3) The folder of this very release, with what is there of it.
         incoming = prepare_incoming(folder, envelope)
         try:
             # (4) Its files, chunk by chunk.
-            receive_files(stub, source, signed.manifest, incoming, report)
+            receive_files(source, signed.manifest, incoming, report)
         except PeerError:
-            if ask_for_release(stub, source)[1].digest == signed.digest:
+            if ask_for_release(source)[1].digest == signed.digest:
                 raise
             continue  # a new release was published meanwhile
         # (5) Verified whole, then put in place.
@@ -105,10 +104,10 @@ def fetch_release(
     )
 
 
-def ask_for_release(
-    stub: pb_grpc.ArtefactServiceStub, source: Source, minimum_version: int = 0
-) -> tuple[bytes, SignedManifest]:
+def ask_for_release(source: Source, minimum_version: int = 0) -> tuple[bytes, SignedManifest]:
     """The coordinator's release: the envelope's bytes, and what they say once verified."""
+
+    stub = pb_grpc.ArtefactServiceStub(source.channel)
 
     def ask() -> pb.GetReleaseResponse:
         return stub.GetRelease(pb.GetReleaseRequest(), timeout=limits.CALL_DEADLINE_S)
@@ -137,7 +136,6 @@ def prepare_incoming(folder: Path, envelope: bytes) -> Path:
 
 
 def receive_files(
-    stub: pb_grpc.ArtefactServiceStub,
     source: Source,
     manifest: Manifest,
     incoming: Path,
@@ -149,22 +147,21 @@ def receive_files(
         IntegrityError: a list or a chunk differs from its signed digest.
         DiskFullError, PeerError, TransportError: as `fetch_release`.
     """
+    keep_freed_buffers()
     meter = Meter(manifest.bundle_bytes, report)
     _check_room(incoming, manifest)
     try:
         for entry in manifest.files:
-            digests = _receive_digests(stub, source, entry, incoming)
+            digests = _receive_digests(source, entry, incoming)
             meter.at(meter.done + len(digests))
-            _receive_file(stub, source, entry, incoming / entry.path, digests, meter)
+            _receive_file(source, entry, incoming / entry.path, digests, meter)
     except DiskFullError as error:
         free = shutil.disk_usage(incoming).free
         raise _no_room(incoming, meter.total - meter.done, free) from error
     sync_folder(incoming)
 
 
-def _receive_digests(
-    stub: pb_grpc.ArtefactServiceStub, source: Source, entry: FileEntry, incoming: Path
-) -> bytes:
+def _receive_digests(source: Source, entry: FileEntry, incoming: Path) -> bytes:
     """The list of chunk digests of a file, which must be as the manifest says."""
     path = incoming / entry.chunks_path
     if path.is_file() and path.stat().st_size == entry.chunks_bytes:
@@ -173,8 +170,8 @@ def _receive_digests(
             return digests
 
     def receive() -> bytes:
-        parts = list(_bounded(stub, entry.chunks_sha256, 0, entry.chunks_bytes))
-        return b"".join(parts)
+        size = entry.chunks_bytes
+        return b"".join(artefact_chunks(source.channel, entry.chunks_sha256, 0, size))
 
     digests = source.persistence.run(receive)
     if hashlib.sha256(digests).digest() != entry.chunks_sha256:
@@ -186,7 +183,6 @@ def _receive_digests(
 
 
 def _receive_file(
-    stub: pb_grpc.ArtefactServiceStub,
     source: Source,
     entry: FileEntry,
     path: Path,
@@ -200,7 +196,7 @@ def _receive_file(
         sink = VerifiedSink(path, digests, position)
         try:
             with sink:
-                for chunk in _bounded(stub, entry.sha256, position, entry.size):
+                for chunk in artefact_chunks(source.channel, entry.sha256, position, entry.size):
                     sink.put(chunk)
                     meter.at(start + sink.position)
         finally:
@@ -210,33 +206,6 @@ def _receive_file(
     meter.at(start + position)
     if position < entry.size:
         source.persistence.run(receive, lambda: position)
-
-
-def _bounded(
-    stub: pb_grpc.ArtefactServiceStub, sha256: bytes, offset: int, size: int
-) -> Iterator[bytes]:
-    """The bytes of a file from `offset` to its end, exactly; the stream is closed in any case.
-
-    Raises:
-        PeerError: a surplus byte, or chunks of another size than agreed.
-        TransportError: the stream ended early.
-    """
-    request = pb.FetchRequest(sha256=sha256, offset=offset)
-    stream = stub.Fetch(request, timeout=limits.STREAM_DEADLINE_S)
-    try:
-        for response in stream:
-            expected = min(limits.CHUNK_BYTES, size - offset)
-            if len(response.data) != expected or not expected:
-                raise PeerError(
-                    f"expected a chunk of {expected} bytes at byte {offset}, found "
-                    f"{len(response.data)}: the coordinator does not follow the protocol"
-                )
-            offset += expected
-            yield response.data
-    finally:
-        stream.cancel()
-    if offset != size:
-        raise TransportError(f"the stream ended at byte {offset} of {size}")
 
 
 def _check_room(incoming: Path, manifest: Manifest) -> None:
@@ -259,42 +228,33 @@ def _no_room(incoming: Path, needed: int, free: int) -> DiskFullError:
     )
 
 
-def _installed_version(source: Source, folder: Path) -> int:
+def _accepted_version(source: Source, folder: Path) -> int:
     """The version that was accepted last, expired or not; 0 if there is none."""
     try:
-        payload = verify(
-            from_bytes((folder / MANIFEST_NAME).read_bytes()),
-            MANIFEST_TYPE,
-            source.coordinator_key,
-        )
+        envelope = from_bytes((folder / MANIFEST_NAME).read_bytes())
+        payload = verify(envelope, MANIFEST_TYPE, source.coordinator_key)
         return Manifest.from_bytes(payload).facts.release_version
     except (FileNotFoundError, PeerError):
         return 0
 
 
 def _installed(
-    source: Source, folder: Path, signed: SignedManifest, report_check: Report
+    source: Source, folder: Path, envelope: bytes, report_check: Report
 ) -> Bundle | None:
-    """The release in place if it is this one and nothing of it was damaged."""
-    if not folder.is_dir():
+    """The release in place if it is this one and nothing of it was damaged since."""
+    manifest = folder / MANIFEST_NAME
+    if not manifest.is_file() or manifest.read_bytes() != envelope:
         return None
     try:
-        bundle = open_bundle(
-            folder, source.coordinator_key, source.now_unix_s, report=report_check
-        )
+        return open_bundle(folder, source.coordinator_key, source.now_unix_s, report=report_check)
     except PeerError:
         return None
-    return bundle if bundle.digest == signed.digest else None
 
 
 def _install(source: Source, folder: Path, incoming: Path, report_check: Report) -> Bundle:
     try:
-        open_bundle(
-            incoming,
-            source.coordinator_key,
-            source.now_unix_s,
-            expected_base=source.expected_base,
-            report=report_check,
+        bundle = open_bundle(
+            incoming, source.coordinator_key, source.now_unix_s, report=report_check
         )
     except PeerError:
         # Its digests are right, so fetching it again would not help: its owner made it wrong.
@@ -306,8 +266,7 @@ def _install(source: Source, folder: Path, incoming: Path, report_check: Report)
     incoming.rename(folder)
     sync_folder(folder.parent)
     shutil.rmtree(previous, ignore_errors=True)
-    bundle = open_bundle(folder, source.coordinator_key, source.now_unix_s)
-    return bundle
+    return replace(bundle, folder=folder)
 
 
 def _undo_half_exchange(folder: Path) -> None:

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from offsite.edge_client.attention import attention_for
 from offsite.edge_client.batches import (
     MicroBatch,
     Split,
@@ -160,8 +161,10 @@ class _Tuner:
         torch.manual_seed(self.task.step_seed(run.step))  # for dropout alone
         loss = torch.zeros((), device=self.model.device)
         for micro in batch:
-            part = summed_loss(self.model, micro.to(self.model.device)) / learnt
-            part.backward()  # type: ignore[no-untyped-call]
+            moved = micro.to(self.model.device)
+            with attention_for(moved.ids):
+                part = summed_loss(self.model, moved) / learnt
+                part.backward()  # type: ignore[no-untyped-call]
             loss += part.detach()
         norm = self.masters.clip(self.settings.grad_clip)
         self._require_finite(float(loss), norm)

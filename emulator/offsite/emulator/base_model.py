@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -47,7 +48,7 @@ def load_base_model(folder: Path, dtype: torch.dtype | None = None) -> PreTraine
             use_safetensors=True,
             trust_remote_code=False,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ConfigError(f"{folder}: the model cannot be loaded: {error}") from error
     model.train(False)
     model.requires_grad_(False)

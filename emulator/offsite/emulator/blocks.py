@@ -2,14 +2,17 @@
 
 No list of model classes: the blocks are the `ModuleList` of layers of one class that holds the
 most parameters. That is true of every decoder of the transformers library that stacks one kind
-of block.
+of block. Inside a block, attention is what takes an attention mask; the linear layers outside it
+are the MLP's.
 """
 
+import inspect
 from dataclasses import dataclass
 
 from torch import nn
 
 from offsite.emulator.layer_map import LayerMap
+from offsite.emulator.linear import Linear, linear_layers
 from offsite.secure.errors import ConfigError
 
 
@@ -59,6 +62,21 @@ def slot_blocks(model: nn.Module, layer_map: LayerMap) -> dict[str, tuple[str, n
         index = slot.base_block if is_base else slot.emulator_block
         result[slot.name] = (blocks.name_of(index), blocks.modules[index])
     return result
+
+
+def mlp_layers(block: nn.Module) -> dict[str, Linear]:
+    """The linear layers of a block outside its attention, by path inside the block, in order."""
+    return {name: layer for name, layer in linear_layers(block) if not in_attention(block, name)}
+
+
+def in_attention(block: nn.Module, name: str) -> bool:
+    """Whether any module around `name`, below the block, takes an attention mask."""
+    parts = name.split(".")
+    paths = [".".join(parts[:end]) for end in range(1, len(parts))]
+    return any(
+        "attention_mask" in inspect.signature(block.get_submodule(path).forward).parameters
+        for path in paths
+    )
 
 
 def parameter_count(module: nn.Module) -> int:

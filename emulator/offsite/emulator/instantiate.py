@@ -2,10 +2,10 @@
 
 Notable decisions:
 
-* The model is made of meta tensors first, compared with the schema, and only then given storage:
-  a config that asks for more than the shipped tensors hold allocates nothing.
-* Linear layers of the blocks take the shapes of the schema, since width pruning makes them narrower than any
-  config can say. Nothing else may differ from what the config describes.
+* The model is made on the meta device first and compared with the schema; only then it gets
+  storage. A config that asks for more than the shipped tensors hold allocates nothing.
+* The linear layers of MLPs take the shapes of the schema, since width pruning makes them narrower
+  than any config can say. Nothing else may differ from what the config describes.
 * Tied weights stand once in a schema, under the name the model lists first (the embedding); the
   head is tied again when weights are loaded.
 * Attention is forced to `sdpa`, or `eager` where a model cannot do that or caps its scores, which
@@ -16,10 +16,11 @@ installed transformers knows.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 import torch
-from accelerate import init_empty_weights  # type: ignore[import-untyped]
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from transformers import (
     CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -28,13 +29,16 @@ from transformers import (
     PreTrainedModel,
 )
 
-from offsite.emulator.blocks import find_blocks
-from offsite.emulator.linear import linear_layers, resize
+from offsite.emulator.blocks import find_blocks, mlp_layers
+from offsite.emulator.linear import resize
 from offsite.emulator.schema import TensorSpec
 from offsite.secure.errors import ConfigError, PeerError
 
 REFUSED_KEYS = frozenset({"auto_map", "quantization_config"})
 IGNORED_KEYS = frozenset({"attn_implementation", "experts_implementation"})
+MAX_BUFFER_BYTES = 1 << 30
+"""Of what a model computes from its config alone: rotary tables, causal masks."""
+
 INDEX_LISTS = frozenset({"mlp_only_layers"})
 """Config lists that hold block indices; every other list is per block if its name says so."""
 
@@ -129,38 +133,62 @@ def instantiate(
 def skeleton(
     config: PreTrainedConfig, schema: Mapping[str, TensorSpec], dtype: torch.dtype
 ) -> PreTrainedModel:
-    """The same model with its parameters on the meta device; buffers are real."""
+    """The same model with its large parameters on the meta device; buffers are real."""
     if config.num_hidden_layers > len(schema):
         raise PeerError(
             f"config: {config.num_hidden_layers} blocks, but only {len(schema)} tensors"
         )
-    try:
-        with init_empty_weights(include_buffers=False):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-                config, dtype=dtype, attn_implementation=attention_for(config)
-            )
-    except Exception as error:  # whatever a foreign config makes the library raise
-        raise PeerError(f"config of type {config.model_type}: {error}") from error
-    model.tie_weights()  # on the meta device every name got a parameter of its own
-    _take_shapes(model, schema)
-    _check_against(model, schema)
+    _check_against(_construct(config, schema, dtype, torch.device("meta")), schema)
+    model = _construct(config, schema, dtype, _EmptyOnMeta())
     model.train(False)
     model.requires_grad_(False)
     return model
 
 
-def _take_shapes(model: nn.Module, schema: Mapping[str, TensorSpec]) -> None:
-    """Resize the linear layers of the blocks to the schema; the head keeps the config's shape."""
+class _EmptyOnMeta(TorchFunctionMode):
+    """Puts uninitialised tensors on the meta device: weights, but not the buffers of a model."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        kwargs = dict(kwargs or {})
+        if func is torch.empty and kwargs.get("device") is None:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
+
+
+def _construct(
+    config: PreTrainedConfig,
+    schema: Mapping[str, TensorSpec],
+    dtype: torch.dtype,
+    where: AbstractContextManager[object],
+) -> PreTrainedModel:
+    """The architecture, with the MLPs' linear layers in the schema's shapes."""
+    try:
+        with where:
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+                config, dtype=dtype, attn_implementation=attention_for(config)
+            )
+    except Exception as error:  # whatever a foreign config makes the library raise
+        raise PeerError(f"config of type {config.model_type}: {error}") from error
     blocks = find_blocks(model)
-    for name, layer in linear_layers(blocks.modules):
-        spec = schema.get(f"{blocks.path}.{name}.weight")
-        if spec is None or len(spec.shape) != 2 or spec.shape == tuple(layer.weight.shape):
-            continue
-        resize(layer, spec.shape)
+    for position, block in enumerate(blocks.modules):
+        for name, layer in mlp_layers(block).items():
+            spec = schema.get(f"{blocks.name_of(position)}.{name}.weight")
+            if spec and len(spec.shape) == 2 and spec.shape != tuple(layer.weight.shape):
+                resize(layer, spec.shape)
+    return model
 
 
 def _check_against(model: nn.Module, schema: Mapping[str, TensorSpec]) -> None:
-    """The model must have exactly the names and shapes of the schema."""
+    """The model must have exactly the names and shapes of the schema, and no large buffers."""
+    buffer_bytes = sum(buffer.nbytes for buffer in model.buffers())
+    if buffer_bytes > MAX_BUFFER_BYTES:
+        raise PeerError(f"config: {buffer_bytes} bytes of buffers, at most {MAX_BUFFER_BYTES}")
     found = {name: tuple(tensor.shape) for name, tensor in named_weights(model).items()}
     for name in sorted(found.keys() - schema.keys()):
         raise PeerError(f"tensor {name}: the config needs it, the schema does not have it")

@@ -370,7 +370,9 @@ def _log_likelihoods(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """
     parts = []
     rows = zip(
-        logits.flatten(0, 1).split(SOFTMAX_ROWS), ids.flatten().split(SOFTMAX_ROWS), strict=True
+        torch.split(logits.flatten(0, 1), SOFTMAX_ROWS),
+        torch.split(ids.flatten(), SOFTMAX_ROWS),
+        strict=True,
     )
     for row_logits, row_ids in rows:
         values = row_logits.float()

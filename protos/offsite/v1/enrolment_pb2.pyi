@@ -78,7 +78,9 @@ class EnrolRequest(_message.Message):
     identity_proof: _builtins.bytes
     """Ed25519 signature over the enrolment transcript (possession of the identity key). 64 bytes."""
     token_proof: _builtins.bytes
-    """HMAC-SHA256(token secret, transcript). The secret itself never travels. 32 bytes."""
+    """HMAC-SHA256 of the transcript under the proof key, which HKDF derives from the token's
+    secret. The secret itself never travels. 32 bytes.
+    """
     def __init__(
         self,
         *,

@@ -23,7 +23,8 @@ TENSORS = 200_000
 ROUND_MESSAGE_BYTES = 16 << 30
 """Largest instruction or reply of a round, streamed to disk."""
 
-CLIENTS = 10_000
+CLIENTS = 900
+"""Entries that a signed directory of 256 KiB can hold."""
 CLIENT_NAME_CHARS = 64
 INVITE_TTL_S = 24 * 3600
 INVITE_ATTEMPTS = 10

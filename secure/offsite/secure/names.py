@@ -11,6 +11,9 @@ import re
 from offsite.secure import limits
 from offsite.secure.errors import IdentityError
 
+SERVER_NAME = "coordinator.offsite.internal"
+"""The DNS name in every server certificate; edges expect it at whatever address they dial."""
+
 COORDINATOR_URI = "spiffe://offsite/coordinator"
 BOOTSTRAP_URI = "spiffe://offsite/bootstrap"
 _CLIENT_URI_PREFIX = "spiffe://offsite/client/"

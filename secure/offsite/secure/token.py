@@ -10,8 +10,9 @@ bootstrap seed, because gRPC in Python cannot make a client certificate optional
 authority's key, which pins the directory. The checksum only tells a cut or mistyped token from a
 forged one before anything is sent.
 
-The secret never travels: both sides compute HMAC-SHA256(secret, transcript), where the transcript
-binds the server's nonce and both of the client's new keys. Model: `kubeadm join`, step-ca.
+The secret never travels: both sides compute HMAC-SHA256(proof key, transcript), where the proof key
+is derived from the secret and the transcript binds the server's nonce and both of the client's new
+keys. The coordinator keeps the proof key alone. Model: `kubeadm join`, step-ca.
 """
 
 import base64
@@ -19,6 +20,9 @@ import hashlib
 import hmac
 import re
 from dataclasses import dataclass, field
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from offsite.secure.certificates import cert_pem_of
 from offsite.secure.errors import IdentityError, TokenError
@@ -122,19 +126,27 @@ def transcript(
     return _TRANSCRIPT_LABEL + b"".join(len(part).to_bytes(4, "big") + part for part in fields)
 
 
-def token_proof(secret: bytes, transcript: bytes) -> bytes:
-    """HMAC-SHA256 of the transcript under the token's secret. 32 bytes."""
-    return hmac.digest(secret, transcript, "sha256")
+def proof_key(secret: bytes) -> bytes:
+    """HKDF-SHA256 of a token's secret: the key of its proofs, which the coordinator stores. 32 bytes.
+
+    Whoever reads the store can make a proof with it, but cannot rebuild the token.
+    """
+    return HKDF(hashes.SHA256(), 32, salt=None, info=b"offsite/1 token proof").derive(secret)
 
 
-def check_token_proof(secret: bytes, transcript: bytes, proof: bytes) -> None:
-    """Raises `TokenError` unless `proof` was made with `secret` over `transcript`.
+def token_proof(key: bytes, transcript: bytes) -> bytes:
+    """HMAC-SHA256 of the transcript under the token's proof key. 32 bytes."""
+    return hmac.digest(key, transcript, "sha256")
 
-    Guarantees: a proof for another transcript or by another secret is refused
+
+def check_token_proof(key: bytes, transcript: bytes, proof: bytes) -> None:
+    """Raises `TokenError` unless `proof` was made with the proof key over `transcript`.
+
+    Guarantees: a proof for another transcript or by another key is refused
     (`test_a_proof_holds_for_one_transcript_and_one_secret`); the comparison takes the same time
     wherever the bytes differ (`hmac.compare_digest`).
     """
-    if not hmac.compare_digest(token_proof(secret, transcript), proof):
+    if not hmac.compare_digest(token_proof(key, transcript), proof):
         raise TokenError(
             "expected proof that the join token is known, found a wrong one: check the token, or "
             "ask for a new one"

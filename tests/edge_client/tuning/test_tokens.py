@@ -6,8 +6,16 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
-from offsite.edge_client.data import ChatMessage, ChatRow, Data, DataReport, Layout, PairRow, Row
-from offsite.edge_client.data import TextRow
+from offsite.edge_client.data import (
+    ChatMessage,
+    ChatRow,
+    Data,
+    DataReport,
+    Layout,
+    PairRow,
+    Row,
+    TextRow,
+)
 from offsite.edge_client.data_formats import Format
 from offsite.edge_client.tokens import Encoded, Encoding, Ending, digest, encode
 from offsite.emulator.scoring import Question, score_choices
@@ -110,10 +118,10 @@ def test_a_long_completion_keeps_its_start(tokenizer: PreTrainedTokenizerBase) -
 def test_a_long_text_is_split_and_each_token_is_learnt_once(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
-    data = data_of(TextRow(1, "The sun is a star that gives light. " * 9), TextRow(2, "Water"))
+    data = data_of(TextRow(1, "The sun is a star that gives light. " * 9), TextRow(2, "Ice is"))
     whole = encode(data, tokenizer, Encoding(1000))
     encoded = encode(data, tokenizer, Encoding(10))
-    pieces = encoded.examples[: -len(whole.examples) + 1]
+    pieces = encoded.examples[:-1]
     learnt = [token for piece in pieces for token in piece.ids[piece.learnt].tolist()]
     assert learnt == whole.examples[0].ids[1:].tolist()
     assert max(len(piece.ids) for piece in pieces) == 10
@@ -126,7 +134,9 @@ def test_a_row_with_nothing_to_learn_is_reported(tokenizer: PreTrainedTokenizerB
     encoded = encode(data, tokenizer, Encoding(99))
     assert (encoded.report.rows_kept, encoded.report.rows_unusable) == (1, 1)
     assert encoded.report.problems[0].line == 5
-    with pytest.raises(ConfigError, match="none that is usable .line 5: nothing is left to learn"):
+    with pytest.raises(
+        ConfigError, match=r"none that is usable \(line 5: nothing is left to learn"
+    ):
         encode(data_of(TextRow(5, "T")), tokenizer, Encoding(99))
 
 
@@ -166,7 +176,10 @@ DROPS_THOUGHTS = (
 )
 REFUSES_SYSTEM = (
     "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
-    + LOOP + "{{ m.content }}" + END + PROMPT
+    + LOOP
+    + "{{ m.content }}"
+    + END
+    + PROMPT
 )
 
 
@@ -176,7 +189,9 @@ def chat(turns: Sequence[tuple[str, str]], line: int = 1) -> ChatRow:
 
 @pytest.fixture
 def templated(
-    tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    tokenizer: PreTrainedTokenizerBase,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> PreTrainedTokenizerBase:
     monkeypatch.setattr(tokenizer, "chat_template", request.param)
     return tokenizer

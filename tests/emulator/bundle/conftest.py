@@ -1,5 +1,6 @@
 """A tiny release: a random Llama of five blocks, of which one middle block was dropped."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -7,13 +8,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from offsite.emulator.adapters.adapter import AdapterKind, AdapterSpec, make_adapter
-from offsite.emulator.bundle.manifest import ReleaseFacts
-from offsite.emulator.bundle.writer import Contents, write_bundle
-from offsite.emulator.layer_map import LayerMap, Placement
-from offsite.secure.identity import IdentityKey
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from offsite.emulator.adapters.adapter import AdapterKind, AdapterSpec, make_adapter
+from offsite.emulator.bundle.chunks import ChunkedFile
+from offsite.emulator.bundle.manifest import (
+    CHUNKS_SUFFIX,
+    MANIFEST_NAME,
+    MANIFEST_TYPE,
+    ReleaseFacts,
+)
+from offsite.emulator.bundle.writer import Contents, write_bundle
+from offsite.emulator.layer_map import LayerMap, Placement
+from offsite.secure.envelope import from_bytes, sign, to_bytes
+from offsite.secure.identity import IdentityKey
 
 CREATED_UNIX_S = 1_790_000_000
 EXPIRES_UNIX_S = CREATED_UNIX_S + 30 * 86_400
@@ -124,3 +133,34 @@ def release(
         return folder
 
     return write
+
+
+Forge = Callable[..., Path]
+
+
+@pytest.fixture
+def forge(bundle_folder: Path, signer: IdentityKey) -> Forge:
+    """Replaces files and manifest fields, and signs the result with the right key.
+
+    What even a valid signature must not get past the reader.
+    """
+
+    def change(replaced: dict[str, bytes | None] | None = None, /, **fields: object) -> Path:
+        envelope_path = bundle_folder / MANIFEST_NAME
+        payload = json.loads(from_bytes(envelope_path.read_bytes()).payload)
+        entries = {entry["path"]: entry for entry in payload["files"]}
+        for name, data in (replaced or {}).items():
+            if entries.pop(name, None):
+                (bundle_folder / name).unlink()
+                (bundle_folder / f"{name}{CHUNKS_SUFFIX}").unlink()
+            if data is not None:
+                with ChunkedFile(bundle_folder, name) as file:
+                    file.write(data)
+                    entries[name] = file.finish().to_json()
+        payload |= {"files": list(entries.values())} | fields
+        payload = {key: value for key, value in payload.items() if value is not ...}
+        envelope = sign(MANIFEST_TYPE, json.dumps(payload).encode(), signer)
+        envelope_path.write_bytes(to_bytes(envelope))
+        return bundle_folder
+
+    return change

@@ -187,7 +187,7 @@ def _no_body(wire: pb.RoundMessage) -> None:
         (_set_dtype, "array arrays.w: dtype"),
         (_cut_data, "expected 8 bytes, found 7"),
         (_append_data, "expected 8 bytes, found 9"),
-        (_pickle, "array arrays.w: dtype"),
+        (_pickle, "array arrays.w: dtype 'object' is not allowed"),
         (_long_header, "array arrays.w: unreadable"),
         (_twice, "arrays.w appears twice"),
         (_too_many_records, "at most 64 records"),
@@ -204,6 +204,17 @@ def _no_body(wire: pb.RoundMessage) -> None:
 def test_what_is_malformed_is_refused(change: Callable[[pb.RoundMessage], None], said: str) -> None:
     with pytest.raises(PeerError, match=said):
         message_from_bytes(_tampered(change))
+
+
+@pytest.mark.parametrize("dtype", sorted(messages.NUMPY_DTYPES))
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3), (2, 0, 4), (1, 2, 3, 4)])
+def test_every_header_that_numpy_writes_is_read_as_numpy_reads_it(
+    dtype: str, shape: tuple[int, ...]
+) -> None:
+    values = np.arange(math.prod(shape)).astype(dtype).reshape(shape)
+    for array in (Array(values), Array(np.asfortranarray(values))):
+        found = messages.numpy_values("x", array)
+        assert found.dtype == values.dtype and np.array_equal(found, array.numpy())
 
 
 def test_too_many_arrays_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

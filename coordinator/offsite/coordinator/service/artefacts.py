@@ -19,6 +19,7 @@ import grpc
 from offsite.coordinator.service.interceptor import caller
 from offsite.coordinator.service.streaming import stream_file
 from offsite.emulator.bundle.manifest import MANIFEST_NAME, Manifest
+from offsite.emulator.heap import keep_freed_buffers
 from offsite.secure.envelope import Envelope, from_bytes
 from offsite.secure.errors import PeerError, TransportError
 from offsite.v1 import artefacts_pb2 as pb
@@ -86,12 +87,13 @@ class ArtefactService(pb_grpc.ArtefactServiceServicer):
     """Serves the release in one bundle folder."""
 
     def __init__(self, folder: Path) -> None:
+        keep_freed_buffers()
         self._index = ReleaseIndex(folder)
 
     async def GetRelease(
         self,
         request: pb.GetReleaseRequest,
-        context: grpc.aio.ServicerContext[pb.GetReleaseRequest, pb.GetReleaseResponse],
+        context: "grpc.aio.ServicerContext[pb.GetReleaseRequest, pb.GetReleaseResponse]",
     ) -> pb.GetReleaseResponse:
         caller()
         release = await asyncio.to_thread(self._index.current)
@@ -108,7 +110,7 @@ class ArtefactService(pb_grpc.ArtefactServiceServicer):
     async def Fetch(
         self,
         request: pb.FetchRequest,
-        context: grpc.aio.ServicerContext[pb.FetchRequest, pb.FetchResponse],
+        context: "grpc.aio.ServicerContext[pb.FetchRequest, pb.FetchResponse]",
     ) -> AsyncIterator[pb.FetchResponse]:
         caller()
         path = await asyncio.to_thread(self._index.file, request.sha256)

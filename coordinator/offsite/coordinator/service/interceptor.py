@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from typing import Final, TypeVar, cast
+from typing import Final, TypeAlias, TypeVar, cast
 
 import grpc
 
@@ -34,7 +34,8 @@ BOOTSTRAP_METHODS: Final = frozenset(
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 Context = grpc.aio.ServicerContext[Request, Response]
-Handler = grpc.RpcMethodHandler[Request, Response]
+# In quotes, because at run time the class takes no parameters.
+Handler: TypeAlias = "grpc.RpcMethodHandler[Request, Response]"
 Answer = Callable[[Request, Context[Request, Response]], Awaitable[Response]]
 Stream = Callable[[Request, Context[Request, Response]], AsyncIterator[Response]]
 
@@ -60,16 +61,16 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
     async def intercept_service(
         self,
         continuation: Callable[
-            [grpc.HandlerCallDetails], Awaitable[Handler[Request, Response] | None]
+            [grpc.HandlerCallDetails], Awaitable["Handler[Request, Response] | None"]
         ],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler[Request, Response] | None:
+    ) -> "Handler[Request, Response] | None":
         handler = await continuation(handler_call_details)
         return None if handler is None else self._guarded(handler, handler_call_details.method)
 
     def _guarded(
-        self, handler: Handler[Request, Response], method: str
-    ) -> Handler[Request, Response]:
+        self, handler: "Handler[Request, Response]", method: str
+    ) -> "Handler[Request, Response]":
         """The same handler behind the check, whichever of its four shapes it has."""
         coders = handler.request_deserializer, handler.response_serializer
         if handler.response_streaming:
@@ -157,13 +158,13 @@ def _check_method(peer: Peer, method: str) -> None:
 
 
 # The stubs of grpc describe the synchronous handlers; in an asyncio server they are coroutines.
-def _answer_of(handler: Handler[Request, Response]) -> Answer[Request, Response]:
+def _answer_of(handler: "Handler[Request, Response]") -> Answer[Request, Response]:
     found = handler.stream_unary if handler.request_streaming else handler.unary_unary
     assert found is not None
     return cast("Answer[Request, Response]", found)
 
 
-def _stream_of(handler: Handler[Request, Response]) -> Stream[Request, Response]:
+def _stream_of(handler: "Handler[Request, Response]") -> Stream[Request, Response]:
     found = handler.stream_stream if handler.request_streaming else handler.unary_stream
     assert found is not None
     return cast("Stream[Request, Response]", found)

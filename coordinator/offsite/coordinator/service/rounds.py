@@ -46,7 +46,7 @@ class RoundService(pb_grpc.RoundServiceServicer):
     async def Await(
         self,
         request: pb.AwaitRequest,
-        context: grpc.aio.ServicerContext[pb.AwaitRequest, pb.AwaitResponse],
+        context: "grpc.aio.ServicerContext[pb.AwaitRequest, pb.AwaitResponse]",
     ) -> pb.AwaitResponse:
         client_id = caller()
         await asyncio.to_thread(self._mailbox.heard_from, client_id, request.status)
@@ -65,18 +65,16 @@ class RoundService(pb_grpc.RoundServiceServicer):
     async def FetchMessage(
         self,
         request: pb.FetchMessageRequest,
-        context: grpc.aio.ServicerContext[pb.FetchMessageRequest, pb.FetchMessageResponse],
+        context: "grpc.aio.ServicerContext[pb.FetchMessageRequest, pb.FetchMessageResponse]",
     ) -> AsyncIterator[pb.FetchMessageResponse]:
-        path = await asyncio.to_thread(
-            self._mailbox.instruction_path, caller(), request.message_id
-        )
+        path = await asyncio.to_thread(self._mailbox.instruction_path, caller(), request.message_id)
         async for data in _unless_withdrawn(path, request.offset):
             yield pb.FetchMessageResponse(data=data)
 
     async def GetUpload(
         self,
         request: pb.GetUploadRequest,
-        context: grpc.aio.ServicerContext[pb.GetUploadRequest, pb.GetUploadResponse],
+        context: "grpc.aio.ServicerContext[pb.GetUploadRequest, pb.GetUploadResponse]",
     ) -> pb.GetUploadResponse:
         stored = await asyncio.to_thread(
             self._mailbox.stored_bytes,
@@ -89,15 +87,13 @@ class RoundService(pb_grpc.RoundServiceServicer):
     async def Upload(
         self,
         request_iterator: AsyncIterator[pb.UploadRequest],
-        context: grpc.aio.ServicerContext[pb.UploadRequest, pb.UploadResponse],
+        context: "grpc.aio.ServicerContext[pb.UploadRequest, pb.UploadResponse]",
     ) -> pb.UploadResponse:
         client_id = caller()
         header = await _header(request_iterator)
         file = ReplyFile(header.reply_to_message_id, header.size_bytes, header.sha256)
         # Known to be the caller's before it may take over from another stream.
-        await asyncio.to_thread(
-            self._mailbox.stored_bytes, client_id, file.message_id, file.sha256
-        )
+        await asyncio.to_thread(self._mailbox.stored_bytes, client_id, file.message_id, file.sha256)
         receiving = self._receive(client_id, file, header.offset, request_iterator)
         await self._take_over(file.message_id, receiving)
         return pb.UploadResponse(sha256=file.sha256)

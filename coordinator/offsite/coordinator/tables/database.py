@@ -19,6 +19,22 @@ from offsite.secure.errors import ConfigError, DiskFullError, MachineError
 BUSY_TIMEOUT_S: Final = 10.0
 """Longest wait for another process's write."""
 
+PRIMARY_CODE: Final = 0xFF
+"""The low byte of an extended result code."""
+MACHINE_CODES: Final = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_READONLY,
+    }
+)
+
 Value = bytes | str | float | int | None
 """What a column can hold."""
 
@@ -56,7 +72,7 @@ class Database:
             except BaseException:
                 self._depth -= 1
                 if self._depth == 0:
-                    self._connection.execute("ROLLBACK")
+                    self._roll_back()
                 raise
             self._depth -= 1
             if self._depth == 0:
@@ -80,9 +96,13 @@ class Database:
         try:
             self._connection.execute("COMMIT")
         except sqlite3.Error:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
+            self._roll_back()
             raise
+
+    def _roll_back(self) -> None:
+        # A full disk makes SQLite roll back by itself.
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
 
     def _migrate(self) -> None:
         with self.transaction():
@@ -102,10 +122,13 @@ class Database:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """SQLite's environmental errors as ours; a broken statement stays a bug."""
+    """What the machine did to SQLite as errors of ours; a wrong statement stays a bug."""
     try:
         yield
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+    except sqlite3.DatabaseError as error:
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & PRIMARY_CODE
+        if code == sqlite3.SQLITE_FULL:
             raise DiskFullError("no room for the database; free some space") from error
-        raise MachineError(f"the database cannot be used now: {error}") from error
+        if code in MACHINE_CODES:
+            raise MachineError(f"the database cannot be used now: {error}") from error
+        raise

@@ -3,19 +3,18 @@
 An MLP maps H to I channels, acts on each channel alone, and maps back: its down projection is the
 block's last linear layer outside attention, (I, H), and its input projections are all others,
 (H, I) each, or one (H, 2·I) whose first half gates the second. That covers gated and plain MLPs,
-`nn.Linear` and `Conv1D`, and MLPs without a module of their own (OPT). Attention is recognised by
-its forward, which takes an `attention_mask`.
+`nn.Linear` and `Conv1D`, and MLPs without a module of their own (OPT).
 
 Rule: what does not fit exactly (experts, a norm over the channels) is refused, not guessed.
 """
 
-import inspect
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from offsite.emulator.linear import Linear, features, linear_layers, out_dim
+from offsite.emulator.blocks import in_attention, mlp_layers
+from offsite.emulator.linear import Linear, features, out_dim
 from offsite.secure.errors import ConfigError
 
 
@@ -54,7 +53,7 @@ class Mlp:
 
 def find_mlp(block: nn.Module) -> Mlp:
     """The MLP of a block. Raises ConfigError when the block is not built as described above."""
-    layers = {n: layer for n, layer in linear_layers(block) if not _in_attention(block, n)}
+    layers = mlp_layers(block)
     if len(layers) < 2:
         raise _unknown(block, f"found {len(layers)} linear layers outside attention")
     *inputs, down = layers
@@ -73,20 +72,10 @@ def _refuse_other_channel_weights(
     """A norm or gate over the channels would not shrink with them."""
     own = {f"{path}.{kind}" for path in layers for kind in ("weight", "bias")}
     for name, parameter in block.named_parameters():
-        if name in own or _in_attention(block, name) or channels == hidden:
+        if name in own or in_attention(block, name) or channels == hidden:
             continue
         if channels in parameter.shape:
             raise _unknown(block, f"{name} has the channels too, shape {list(parameter.shape)}")
-
-
-def _in_attention(block: nn.Module, name: str) -> bool:
-    """Whether any module around `name`, below the block, takes an attention mask."""
-    parts = name.split(".")
-    paths = [".".join(parts[:end]) for end in range(1, len(parts))]
-    return any(
-        "attention_mask" in inspect.signature(block.get_submodule(path).forward).parameters
-        for path in paths
-    )
 
 
 def _linear(block: nn.Module, path: str) -> Linear:

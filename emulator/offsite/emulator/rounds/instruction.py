@@ -16,7 +16,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
 
-from offsite.emulator.rounds.messages import NUMPY_STYPE
+from offsite.emulator.rounds.messages import NUMPY_STYPE, numpy_values
 from offsite.emulator.rounds.plan import SignedPlan, open_plan
 from offsite.emulator.schema import TensorSpec
 from offsite.secure.errors import IntegrityError, PeerError
@@ -126,4 +126,4 @@ def _tensor(name: str, array: Array, spec: TensorSpec) -> Tensor:
     if array.shape != spec.shape:
         raise PeerError(f"adapter: tensor {name}: expected {spec.shape}, found {array.shape}")
     # A copy: what was read from bytes is not writable, and not always in C order.
-    return torch.from_numpy(np.array(array.numpy(), dtype=np.float32, order="C"))
+    return torch.from_numpy(np.array(numpy_values(name, array), dtype=np.float32, order="C"))

@@ -36,6 +36,8 @@ METRICS = 64
 METRIC_NAME_CHARS = 64
 MAX_EXAMPLES = 10**9
 """Most examples that one client may claim; the coordinator may set less."""
+MAX_CHANGE = 1e4
+"""Largest change of a weight that is believed; sums and squares of such stay finite in fp32."""
 
 _MAGIC = b"OFFSUPD1"
 _DIGEST_BYTES = 32
@@ -211,6 +213,8 @@ def _read_tensors(data: bytes, terms: UpdateTerms) -> dict[str, Tensor]:
         delta = tensors_from_bytes(data, terms.schema)
         for name, tensor in delta.items():
             check_finite(name, tensor)
+            if tensor.numel() and float(tensor.abs().max()) > MAX_CHANGE:
+                raise PeerError(f"tensor {name}: changes by more than {MAX_CHANGE:g}")
         return delta
     except PeerError as error:
         raise type(error)(f"update of {terms.client_id}: {error}") from error

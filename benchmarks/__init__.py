@@ -1,0 +1,1 @@
+"""Measurements as modules: `python -m benchmarks.<name>` prints JSON lines."""

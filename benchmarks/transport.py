@@ -1,0 +1,373 @@
+"""How fast, how lean and how resumable a release travels: `python -m benchmarks.transport`.
+
+One server process and one client process on loopback, mutual TLS, the real service and the real
+fetching code; the release is one file of random bytes with a real signed manifest. Whole bundles
+are checked once more after they arrived (`open_bundle`); that is not transport and not measured.
+
+Baseline: a bare gRPC server-stream of the same chunks of the same file, from the same server
+process over the same TLS, read by a generated stub that counts bytes and drops them. Runs of both
+alternate, so that a busy machine disturbs both.
+
+Prints one JSON line per measurement and a summary:
+    {"what": "bare" | "fetch", "run": n, "seconds": s, "cpu_s": client's, "gb_per_s": r}
+    {"what": "resume", ...}   a client killed (SIGKILL) at half, and what its successor was sent
+    {"what": "summary", "ratio": fetch / bare by medians, "client_peak_mb": above idle, ...}
+"""
+
+import argparse
+import json
+import os
+import secrets
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import grpc
+
+from offsite.coordinator.service.artefacts import ArtefactService
+from offsite.coordinator.service.interceptor import Peer, PeerRole
+from offsite.coordinator.service.server import ServerTls, start_server
+from offsite.edge_client import fetch
+from offsite.emulator.adapters.adapter import AdapterKind, AdapterSpec
+from offsite.emulator.bundle.chunks import ChunkedFile
+from offsite.emulator.bundle.manifest import MANIFEST_NAME, MANIFEST_TYPE, Manifest, ReleaseFacts
+from offsite.emulator.heap import keep_freed_buffers
+from offsite.emulator.layer_map import LayerMap, Placement
+from offsite.secure import certificates, envelope, limits, names
+from offsite.secure.identity import IdentityKey
+from offsite.v1 import artefacts_pb2 as pb
+from offsite.v1 import artefacts_pb2_grpc as pb_grpc
+
+FILE = "emulator.safetensors"
+BARE = "/offsite.benchmark.Bare/Stream"
+SENT = "/offsite.benchmark.Bare/Sent"
+OPTIONS = (
+    ("grpc.ssl_target_name_override", names.SERVER_NAME),
+    ("grpc.max_receive_message_length", limits.CONTROL_MESSAGE_BYTES),
+)
+
+
+# ---- what both processes find in the work folder
+
+
+def prepare(work: Path, size: int) -> None:
+    """Writes the release, its key and the certificates of both sides."""
+    now = time.time()
+    release = work / "release"
+    release.mkdir()
+    with ChunkedFile(release, FILE) as file:
+        for start in range(0, size, limits.MIB):
+            file.write(os.urandom(min(limits.MIB, size - start)))
+        entry = file.finish()
+    facts = ReleaseFacts(
+        "benchmark", 1, int(now), int(now) + 86_400, "none", "00" * 32, "none", 1.0, {}
+    )
+    layer_map = LayerMap.of(Placement(1, 1), 3, [1])
+    manifest = Manifest(facts, layer_map, AdapterSpec(AdapterKind.WHOLE_BLOCK), (entry,))
+    key = IdentityKey.from_seed(secrets.token_bytes(32))
+    signed = envelope.sign(MANIFEST_TYPE, manifest.to_bytes(), key)
+    (release / MANIFEST_NAME).write_bytes(envelope.to_bytes(signed))
+    (work / "identity.seed").write_bytes(key.seed)
+    _write_certificates(work, now)
+
+
+def _write_certificates(work: Path, now: float) -> None:
+    authority = certificates.create_authority(secrets.token_bytes(32), secrets.token_bytes(16), now)
+    server, client = (certificates.tls_key_from_seed(secrets.token_bytes(32)) for _ in range(2))
+    hosts = [names.SERVER_NAME, "127.0.0.1"]
+    server_pem = certificates.issue_server(
+        authority, server.public_key(), hosts, secrets.token_bytes(16), now
+    )
+    client_pem = certificates.issue_client(
+        authority, certificates.make_csr(client), "edge", secrets.token_bytes(16), now
+    )
+    for name, data in (
+        ("ca.pem", authority.cert_pem),
+        ("server.pem", server_pem),
+        ("server.key", certificates.tls_key_pem(server)),
+        ("client.pem", client_pem),
+        ("client.key", certificates.tls_key_pem(client)),
+    ):
+        (work / name).write_bytes(data)
+
+
+# ---- the server process
+
+
+class Anyone:
+    """Lets every peer in whom the handshake let in."""
+
+    def identify(self, cert_pem: bytes) -> Peer:
+        """The one client of the benchmark."""
+        return Peer(PeerRole.CLIENT, "edge")
+
+
+class CountingArtefacts(ArtefactService):
+    """The real service; counts what it hands to gRPC."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.sent = 0
+
+    async def Fetch(
+        self,
+        request: pb.FetchRequest,
+        context: "grpc.aio.ServicerContext[pb.FetchRequest, pb.FetchResponse]",
+    ) -> AsyncIterator[pb.FetchResponse]:
+        async for response in super().Fetch(request, context):
+            self.sent += len(response.data)
+            yield response
+
+
+def serve(work: Path) -> None:
+    """Serves until a line arrives on standard input; then says how much memory it took."""
+    artefacts = CountingArtefacts(work / "release")
+    descriptor = os.open(work / "release" / FILE, os.O_RDONLY)
+
+    async def bare(
+        request: pb.FetchRequest,
+        context: "grpc.aio.ServicerContext[pb.FetchRequest, pb.FetchResponse]",
+    ) -> AsyncIterator[pb.FetchResponse]:
+        offset = 0
+        while data := os.pread(descriptor, limits.CHUNK_BYTES, offset):
+            offset += len(data)
+            yield pb.FetchResponse(data=data)
+
+    async def sent(request: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
+        count, artefacts.sent = artefacts.sent, 0
+        return str(count).encode()
+
+    handlers = {
+        "Stream": grpc.unary_stream_rpc_method_handler(
+            bare, pb.FetchRequest.FromString, pb.FetchResponse.SerializeToString
+        ),
+        "Sent": grpc.unary_unary_rpc_method_handler(sent),
+    }
+
+    def register(server: grpc.aio.Server) -> None:
+        pb_grpc.add_ArtefactServiceServicer_to_server(artefacts, server)
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler("offsite.benchmark.Bare", handlers),)
+        )
+
+    credential = certificates.Credential(
+        (work / "server.pem").read_bytes(), (work / "server.key").read_bytes()
+    )
+    tls = ServerTls(lambda: credential, (work / "ca.pem").read_bytes())
+    with start_server("127.0.0.1:0", tls, Anyone(), [register]) as running:
+        say(port=running.port, idle_mb=memory_mb("VmRSS"))
+        sys.stdin.readline()
+        say(peak_mb=memory_mb("VmHWM"))
+
+
+# ---- the client process
+
+
+def client(work: Path, port: int, runs: int) -> None:
+    """Alternates bare streams and fetches."""
+    keep_freed_buffers()  # for the baseline too
+    with connected(work, port) as channel:
+        _bare(channel, limit=limits.MIB)
+        say(idle_mb=memory_mb("VmRSS"))
+        for run in range(runs):
+            _say_rate("bare", run, _timed(lambda: _bare(channel)))
+            _say_rate("fetch", run, _timed(partial(fetch_into, work, channel, f"run{run}")))
+            shutil.rmtree(work / f"run{run}.incoming")
+        say(peak_mb=memory_mb("VmHWM"))
+
+
+def half(work: Path, port: int) -> None:
+    """Fetches half of the release and is killed."""
+
+    def stop_at_half(done: int, total: int) -> None:
+        if done >= total // 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with connected(work, port) as channel:
+        channel.unary_unary(SENT)(b"")
+        fetch_into(work, channel, "resumed", stop_at_half)
+
+
+def rest(work: Path, port: int) -> None:
+    """Goes on where `half` was killed; the server says what it sent since it was last asked."""
+    with connected(work, port) as channel:
+        ask_sent = channel.unary_unary(SENT)
+        first = int(ask_sent(b""))
+        kept = (work / "resumed.incoming" / FILE).stat().st_size
+        took = _timed(lambda: fetch_into(work, channel, "resumed"))
+        second = int(ask_sent(b""))
+        say(
+            what="resume",
+            size=took.size,
+            sent_before_kill=first,
+            kept_on_disk=kept,
+            sent_after_restart=second,
+            seconds=round(took.seconds, 3),
+        )
+
+
+@contextmanager
+def connected(work: Path, port: int) -> Iterator[grpc.Channel]:
+    """The channel of an enrolled client."""
+    credentials = grpc.ssl_channel_credentials(
+        (work / "ca.pem").read_bytes(),
+        (work / "client.key").read_bytes(),
+        (work / "client.pem").read_bytes(),
+    )
+    with grpc.secure_channel(f"127.0.0.1:{port}", credentials, options=OPTIONS) as channel:
+        grpc.channel_ready_future(channel).result(timeout=30)
+        yield channel
+
+
+def fetch_into(
+    work: Path, channel: grpc.Channel, name: str, report: fetch.Report = fetch.silent
+) -> int:
+    """The real thing: manifest, list of digests, chunks; returns the bytes of the release."""
+    key = IdentityKey.from_seed((work / "identity.seed").read_bytes()).public
+    source = fetch.Source(channel, key, time.time())
+    signed_bytes, signed = fetch.ask_for_release(source)
+    incoming = fetch.prepare_incoming(work / name, signed_bytes)
+    fetch.receive_files(source, signed.manifest, incoming, report)
+    return signed.manifest.bundle_bytes
+
+
+def _bare(channel: grpc.Channel, limit: int | None = None) -> int:
+    stream = channel.unary_stream(
+        BARE, pb.FetchRequest.SerializeToString, pb.FetchResponse.FromString
+    )(pb.FetchRequest())
+    received = 0
+    for response in stream:
+        received += len(response.data)
+        if limit is not None and received >= limit:
+            stream.cancel()
+            break
+    return received
+
+
+# ---- measuring and saying
+
+
+@dataclass(frozen=True, slots=True)
+class Took:
+    """What moving `size` bytes cost the client: time on the clock and on its processors."""
+
+    size: int
+    seconds: float
+    cpu_s: float
+
+
+def _timed(work: Callable[[], int]) -> Took:
+    start, cpu_start = time.perf_counter(), time.process_time()
+    size = work()
+    return Took(size, time.perf_counter() - start, time.process_time() - cpu_start)
+
+
+def _say_rate(what: str, run: int, took: Took) -> None:
+    rate = round(took.size / took.seconds / 1e9, 3)
+    seconds, cpu_s = round(took.seconds, 3), round(took.cpu_s, 3)
+    say(what=what, run=run, seconds=seconds, cpu_s=cpu_s, gb_per_s=rate)
+
+
+def say(**fields: str | int | float) -> None:
+    """One JSON line."""
+    print(json.dumps(fields), flush=True)
+
+
+def memory_mb(field: str) -> float:
+    """A line of /proc/self/status, in MB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return round(int(line.split()[1]) * 1024 / 1e6, 1)
+    raise AssertionError(f"no {field} in /proc/self/status")
+
+
+# ---- the process that runs the others
+
+
+def child(work: Path, role: str, *arguments: str) -> "subprocess.Popen[str]":
+    """A process of this module in one of its roles."""
+    command = [sys.executable, "-m", "benchmarks.transport", "--role", role, "--work", str(work)]
+    return subprocess.Popen(
+        [*command, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def lines_of(process: "subprocess.Popen[str]") -> Iterator[dict[str, str | float]]:
+    """What a process says, until it ends."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        yield json.loads(line)
+    process.wait()
+
+
+def measure(work: Path, runs: int) -> None:
+    """Runs both processes, repeats their lines and sums up."""
+    server = child(work, "serve")
+    said = lines_of(server)
+    started = next(said)
+    port = str(started["port"])
+    rates: dict[str, list[float]] = {"bare": [], "fetch": []}
+    edge: dict[str, float] = {}
+    for fields in lines_of(child(work, "client", "--port", port, "--runs", str(runs))):
+        if "what" in fields:
+            print(json.dumps(fields), flush=True)
+            rates[str(fields["what"])].append(float(fields["gb_per_s"]))
+        else:
+            edge.update({key: float(value) for key, value in fields.items()})
+    child(work, "half", "--port", port).wait()
+    resumed = next(lines_of(child(work, "rest", "--port", port)))
+    print(json.dumps(resumed), flush=True)
+    assert server.stdin is not None
+    server.stdin.write("\n")
+    server.stdin.flush()
+    peak = float(next(said)["peak_mb"])
+    server.wait()
+    bare, fetched = (statistics.median(rates[what]) for what in ("bare", "fetch"))
+    say(
+        what="summary",
+        bare_gb_per_s=bare,
+        fetch_gb_per_s=fetched,
+        ratio=round(fetched / bare, 3),
+        client_peak_mb=round(edge["peak_mb"] - edge["idle_mb"], 1),
+        server_peak_mb=round(peak - float(started["idle_mb"]), 1),
+        resent_share=round(float(resumed["sent_after_restart"]) / float(resumed["size"]), 3),
+    )
+
+
+def main() -> None:
+    """Parses, prepares and measures; `--role` is for the processes that it starts itself."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.transport", description=__doc__)
+    parser.add_argument("--gib", type=float, default=1.0, help="size of the release")
+    parser.add_argument("--runs", type=int, default=3, help="runs of either kind")
+    parser.add_argument("--quick", action="store_true", help="64 MiB, one run")
+    parser.add_argument("--role", choices=["serve", "client", "half", "rest"], help="internal")
+    parser.add_argument("--work", type=Path, help="internal")
+    parser.add_argument("--port", type=int, help="internal")
+    given = parser.parse_args()
+    match given.role:
+        case "serve":
+            serve(given.work)
+        case "client":
+            client(given.work, given.port, given.runs)
+        case "half":
+            half(given.work, given.port)
+        case "rest":
+            rest(given.work, given.port)
+        case _:
+            size = 64 * limits.MIB if given.quick else int(given.gib * 1024) * limits.MIB
+            with tempfile.TemporaryDirectory(prefix="offsite-transport-") as work:
+                prepare(Path(work), size)
+                measure(Path(work), 1 if given.quick else given.runs)
+
+
+if __name__ == "__main__":
+    main()

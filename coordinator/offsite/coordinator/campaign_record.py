@@ -1,0 +1,149 @@
+"""What the store's rows say about a campaign: which one it is, its standing, its result."""
+
+import dataclasses
+import enum
+import json
+import logging
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from offsite.coordinator.adapter_files import AdapterFiles
+from offsite.coordinator.campaign_parts import CampaignSettings, CampaignStore, Release
+from offsite.coordinator.standing import ClosedRound, Standing, standing
+from offsite.coordinator.strategy import state_schema
+from offsite.coordinator.tables.campaigns import CampaignRow, CampaignState, RoundRow, RoundState
+from offsite.secure.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+GATE = "gate_acc"
+GATE_STDERR = "gate_stderr"
+BASELINE = "full_acc"
+ROLLED_BACK = "rolled_back"
+"""Names in a round's metrics that decide something; the others are for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignResult:
+    """How a campaign ended, or how it stands."""
+
+    campaign_id: int
+    standing: Standing
+    released: bool
+    """False: no round came within the tolerance; `adapter` is the untouched one."""
+    adapter: dict[str, Tensor]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignRecord:
+    """A campaign as it is written down."""
+
+    settings: CampaignSettings
+    release: Release
+    store: CampaignStore
+    files: AdapterFiles
+
+    def open(self, now_unix_s: float) -> CampaignRow:
+        """The campaign to go on with, or a new one; calling it again gives the same.
+
+        A campaign that failed is followed by a new one; one that ended, only if release or
+        settings have changed since.
+
+        Raises:
+            ConfigError: a campaign of another release is under way.
+        """
+        settings = json.dumps(dataclasses.asdict(self.settings), sort_keys=True, default=_plain)
+        row = self.store.current()
+        if row is None or not self._goes_on(row, settings):
+            return self.store.create(self.release.bundle_sha256, settings, now_unix_s)
+        if row.settings != settings:
+            log.warning("campaign %d goes on with settings that were changed", row.campaign_id)
+        return row
+
+    def closed(self, row: CampaignRow) -> list[RoundRow]:
+        """The rounds that are over, in order."""
+        rounds = self.store.rounds(row.campaign_id)
+        return [attempt for attempt in rounds if attempt.state is RoundState.CLOSED]
+
+    def baseline(self, row: CampaignRow) -> float | None:
+        """The full model's gate, once a round that was judged is closed."""
+        found = [r.metrics[BASELINE] for r in self.closed(row) if BASELINE in r.metrics]
+        return found[0] if found else None
+
+    def standing(self, row: CampaignRow, baseline: float | None) -> Standing:
+        """Where the campaign stands."""
+        rounds = [
+            ClosedRound(r.round, r.metrics.get(GATE), ROLLED_BACK in r.metrics)
+            for r in self.closed(row)
+        ]
+        return standing(baseline, rounds)
+
+    def start(self, row: CampaignRow) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Adapter and strategy state that the next round starts from."""
+        closed = self.closed(row)
+        if not closed:
+            return self.untouched(), {}
+        adapter = self._adapter_of(closed[-1])
+        state = state_schema(self.settings.strategy, self.release.schema)
+        file = closed[-1].strategy
+        if file is None or not state:  # none yet, or that of a strategy that was given up
+            return adapter, {}
+        return adapter, self.files.read(file, state)
+
+    def result(self, row: CampaignRow) -> CampaignResult:
+        """The best adapter so far, or the untouched one where nothing may be released."""
+        now = self.standing(row, self.baseline(row))
+        released = now.may_release(self.settings.tolerance)
+        adapter = self.untouched()
+        if released:
+            best = next(r for r in self.closed(row) if r.round == now.best_round)
+            adapter = self._adapter_of(best)
+        return CampaignResult(row.campaign_id, now, released, adapter, self._reason(now))
+
+    def untouched(self) -> dict[str, Tensor]:
+        """The adapter of the release."""
+        return {name: self.release.adapter[name] for name in self.release.schema}
+
+    def _goes_on(self, row: CampaignRow, settings: str) -> bool:
+        same_release = row.release_sha256 == self.release.bundle_sha256
+        if row.state is CampaignState.FAILED:
+            return False
+        if row.state is CampaignState.ENDED:
+            return same_release and row.settings == settings
+        if not same_release:
+            raise ConfigError(
+                f"campaign {row.campaign_id} is under way with release"
+                f" {row.release_sha256.hex()[:16]}, found release"
+                f" {self.release.bundle_sha256.hex()[:16]}; put the old bundle back to go on, or"
+                " use another state folder"
+            )
+        return True
+
+    def _adapter_of(self, closed: RoundRow) -> dict[str, Tensor]:
+        assert closed.adapter is not None  # every closed round has one
+        return self.files.read(closed.adapter, self.release.schema)
+
+    def _reason(self, now: Standing) -> str:
+        if not now.may_release(self.settings.tolerance):
+            return (
+                "nothing is released: no round came within"
+                f" {self.settings.tolerance} of the full model's gate of {_show(now.baseline)}"
+            )
+        if now.best_acc is None:
+            return f"round {now.best_round} of {now.closed} is last; there is no gate to judge it"
+        return (
+            f"round {now.best_round} of {now.closed} is best: gate {_show(now.best_acc)},"
+            f" full model {_show(now.baseline)}"
+        )
+
+
+def _show(acc: float | None) -> str:
+    return "none" if acc is None else f"{acc:.4f}"
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, enum.Enum):
+        return value.value
+    raise TypeError(type(value))

@@ -1,0 +1,37 @@
+"""`coordinator invite` and `coordinator revoke`: who may take part."""
+
+from pathlib import Path
+
+from offsite.coordinator.authority import Authority
+from offsite.coordinator.state import write_atomic
+from offsite.coordinator.workspace import open_workspace
+from offsite.emulator.terminal import Terminal
+
+
+def invite_client(
+    root: Path, name: str, hours: float, out: Path | None, terminal: Terminal
+) -> None:
+    """Makes a token; it is shown once and not stored."""
+    with open_workspace(root, exclusive=False) as workspace:
+        authority = Authority(workspace.keys, workspace.store)
+        token = authority.invite(name, workspace.address, hours * 3600).to_text()
+    if out is not None:
+        write_atomic(out, f"{token}\n".encode())
+    terminal.note(
+        f"one-time token for {name}, valid {hours:g} h; hand it over on a channel you trust: "
+        f"whoever uses it first becomes {name}"
+    )
+    shown = token if out is None else f"written to {out}"
+    terminal.result(shown, {"client": name, "token": token, "hours": hours})
+
+
+def revoke_client(root: Path, name: str, reason: str, terminal: Terminal) -> None:
+    """Shuts a client out; the directory says so from now on."""
+    with open_workspace(root, exclusive=False) as workspace:
+        authority = Authority(workspace.keys, workspace.store)
+        authority.revoke(name, reason)
+        version = authority.directory().version
+    terminal.result(
+        f"{name} is revoked as of directory version {version}",
+        {"client": name, "reason": reason, "directory_version": version},
+    )

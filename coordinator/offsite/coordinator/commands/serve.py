@@ -1,0 +1,186 @@
+"""`coordinator serve`: the service in its thread, the campaign in this one.
+
+(1) open the state folder under its lock; verify the release
+(2) serve enrolment, the release and the messages of the rounds
+(3) run the campaign, or go on with the one that was interrupted
+(4) tell the edges that it ended, write the report, stop
+"""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from offsite.coordinator.adapter_files import AdapterFiles
+from offsite.coordinator.authority import Authority
+from offsite.coordinator.campaign import CampaignResult, run_campaign
+from offsite.coordinator.campaign_parts import (
+    Campaign,
+    CampaignSettings,
+    CoordinatorKeys,
+    Member,
+    Release,
+)
+from offsite.coordinator.commands.emulate import release_of
+from offsite.coordinator.config import CoordinatorConfig
+from offsite.coordinator.grid import GrpcGrid
+from offsite.coordinator.keys import ServerCertificate
+from offsite.coordinator.mailbox import CampaignStatus, Mailbox
+from offsite.coordinator.models import gate_of, load_model
+from offsite.coordinator.service.artefacts import ArtefactService
+from offsite.coordinator.service.enrolment import EnrolmentService
+from offsite.coordinator.service.rounds import RoundService
+from offsite.coordinator.service.server import RunningServer, ServerTls, start_server
+from offsite.coordinator.spool import Spool
+from offsite.coordinator.state import write_atomic
+from offsite.coordinator.workspace import Workspace, open_workspace
+from offsite.emulator.bundle.bundle import Bundle
+from offsite.emulator.settings import to_tables
+from offsite.emulator.terminal import Terminal
+from offsite.secure.directory import Role, Status
+from offsite.secure.names import node_id
+from offsite.secure.sealing import SealingKey
+from offsite.v1.artefacts_pb2_grpc import add_ArtefactServiceServicer_to_server
+from offsite.v1.enrolment_pb2_grpc import add_EnrolmentServiceServicer_to_server
+from offsite.v1.rounds_pb2_grpc import add_RoundServiceServicer_to_server
+
+FAREWELL_S = 30.0
+"""How long the service waits for edges to hear that the campaign ended."""
+
+
+def serve_campaign(root: Path, overrides: Sequence[str], stay: bool, terminal: Terminal) -> None:
+    """Serves until the campaign has ended; with `stay`, until it is interrupted."""
+    _log_to(terminal)
+    with open_workspace(root, overrides, exclusive=True) as workspace:
+        # (1) The release.
+        bundle = release_of(workspace)
+        # (2) The service.
+        authority = Authority(workspace.keys, workspace.store)
+        mailbox = Mailbox(workspace.store, Spool(workspace.state.spool))
+        with _start(workspace, authority, mailbox) as server:
+            host = workspace.config.server.listen.rpartition(":")[0]
+            terminal.note(f"serving release {bundle.digest.hex()[:16]} on {host}:{server.port}")
+            # (3) The rounds.
+            started = time.time()
+            result = _run(workspace, bundle, authority, mailbox)
+            # (4) The end.
+            report = _write_report(workspace, result)
+            terminal.result(result.reason, report)
+            _say_farewell(workspace, mailbox, started)
+            if stay:
+                terminal.note("the campaign has ended; serving until interrupted")
+                threading.Event().wait()
+
+
+def _start(workspace: Workspace, authority: Authority, mailbox: Mailbox) -> RunningServer:
+    certificate = ServerCertificate(workspace.state, workspace.keys)
+    return start_server(
+        workspace.config.server.listen,
+        ServerTls(certificate.current, workspace.keys.client_roots_pem),
+        authority,
+        (
+            lambda server: add_EnrolmentServiceServicer_to_server(
+                EnrolmentService(authority), server
+            ),
+            lambda server: add_ArtefactServiceServicer_to_server(
+                ArtefactService(workspace.state.bundle), server
+            ),
+            lambda server: add_RoundServiceServicer_to_server(RoundService(mailbox), server),
+        ),
+    )
+
+
+def _run(
+    workspace: Workspace, bundle: Bundle, authority: Authority, mailbox: Mailbox
+) -> CampaignResult:
+    config = workspace.config
+    model = load_model(config, bundle)
+    settings = settings_of(config)
+    campaign = Campaign(
+        settings=settings,
+        release=Release(bundle.digest, bundle.adapter_schema, bundle.load_adapter()),
+        keys=CoordinatorKeys(
+            workspace.keys.coordinator, SealingKey.from_seed(workspace.keys.sealing_seed)
+        ),
+        store=workspace.store.campaigns,
+        files=AdapterFiles(workspace.state.root),
+        grid=GrpcGrid(mailbox, workspace.store, 1),
+        members=lambda: members_of(authority),
+        gate=gate_of(config, bundle, model),
+        announce=lambda phase, reason: mailbox.set_status(CampaignStatus(phase, reason)),
+    )
+    return run_campaign(campaign)
+
+
+def settings_of(config: CoordinatorConfig) -> CampaignSettings:
+    """The campaign's part of the settings."""
+    section = config.campaign
+    return CampaignSettings(
+        tuning=config.tuning,
+        strategy=section.strategy,
+        server_learning_rate=section.server_learning_rate,
+        min_clients=section.min_clients,
+        min_replies=section.min_replies,
+        rounds=section.rounds,
+        patience=section.patience,
+        tolerance=config.gate.tolerance,
+        deadline_s=section.deadline_s,
+        seed=section.seed,
+    )
+
+
+def members_of(authority: Authority) -> Mapping[int, Member]:
+    """Clients of the directory that are not revoked, by Flower node id."""
+    return {
+        node_id(entry.client_id): Member(entry.client_id, entry.identity_key)
+        for entry in authority.directory().entries
+        if entry.role is Role.CLIENT and entry.status is Status.ACTIVE
+    }
+
+
+def _write_report(workspace: Workspace, result: CampaignResult) -> dict[str, object]:
+    """The result with the settings that led to it, beside the state."""
+    report: dict[str, object] = {
+        "campaign": result.campaign_id,
+        "released": result.released,
+        "best_round": result.standing.best_round,
+        "gate_full": result.standing.baseline,
+        "gate_plug_in": result.standing.best_acc,
+        "reason": result.reason,
+        "settings": to_tables(workspace.config),
+    }
+    path = workspace.state.reports / f"campaign-{result.campaign_id}.json"
+    write_atomic(path, json.dumps(report, indent=2).encode())
+    return report
+
+
+def _say_farewell(workspace: Workspace, mailbox: Mailbox, started_unix_s: float) -> None:
+    """Waits until every edge that took part has heard the end, within `FAREWELL_S`."""
+    until = time.monotonic() + FAREWELL_S
+    pause = threading.Event()
+    while time.monotonic() < until and _untold(workspace, mailbox, started_unix_s):
+        pause.wait(0.1)
+
+
+def _untold(workspace: Workspace, mailbox: Mailbox, since_unix_s: float) -> bool:
+    seen = (
+        client.client_id
+        for client in workspace.store.clients.active()
+        if (client.last_seen_unix_s or 0.0) >= since_unix_s
+    )
+    return any(client_id not in mailbox.told for client_id in seen)
+
+
+def _log_to(terminal: Terminal) -> None:
+    """Shows what the campaign says, one line each."""
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            terminal.note(record.getMessage())
+
+    logger = logging.getLogger("offsite")
+    logger.setLevel(logging.INFO)
+    logger.handlers = [Lines()]
+    logger.propagate = False

@@ -1,0 +1,110 @@
+"""`coordinator status`: release, clients, invitations and rounds as the database has them."""
+
+import time
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from offsite.coordinator.store import Store
+from offsite.coordinator.tables.campaigns import CampaignRow
+from offsite.coordinator.workspace import open_workspace
+from offsite.emulator.bundle.manifest import MANIFEST_NAME, Manifest
+from offsite.emulator.terminal import Terminal
+from offsite.secure.envelope import from_bytes
+
+Rows = list[dict[str, object]]
+
+
+def show_status(root: Path, terminal: Terminal) -> None:
+    """Works while the coordinator serves."""
+    with open_workspace(root, exclusive=False) as workspace:
+        campaign = workspace.store.campaigns.current()
+        document: dict[str, object] = {
+            "release": _release(workspace.state.bundle),
+            "campaign": _campaign(campaign),
+            "clients": _clients(workspace.store),
+            "invitations": _invitations(workspace.store),
+            "rounds": _rounds(workspace.store, campaign),
+        }
+    terminal.result(_render(document), document)
+
+
+def _release(bundle: Path) -> dict[str, object] | None:
+    path = bundle / MANIFEST_NAME
+    if not path.exists():
+        return None
+    manifest = Manifest.from_bytes(from_bytes(path.read_bytes()).payload)
+    return {
+        "version": manifest.facts.release_version,
+        "base_model": manifest.facts.base_model,
+        "method": manifest.facts.method,
+        "ratio": manifest.facts.ratio,
+        "bytes": manifest.bundle_bytes,
+        "expires_in_days": round((manifest.facts.expires_unix_s - time.time()) / 86400, 1),
+    }
+
+
+def _campaign(row: CampaignRow | None) -> dict[str, object] | None:
+    if row is None:
+        return None
+    return {"number": row.campaign_id, "state": row.state.value, "reason": row.reason}
+
+
+def _clients(store: Store) -> Rows:
+    now = time.time()
+    return [
+        {
+            "name": client.client_id,
+            "status": client.status.value,
+            "seen_s_ago": None
+            if client.last_seen_unix_s is None
+            else round(now - client.last_seen_unix_s, 1),
+            "doing": client.doing,
+        }
+        for client in store.clients.all()
+    ]
+
+
+def _invitations(store: Store) -> Rows:
+    now = time.time()
+    return [
+        {"name": invite.client_id, "hours_left": round((invite.expires_unix_s - now) / 3600, 1)}
+        for invite in store.invites.all()
+        if invite.used_by is None and invite.expires_unix_s > now
+    ]
+
+
+def _rounds(store: Store, campaign: CampaignRow | None) -> Rows:
+    if campaign is None:
+        return []
+    return [
+        {"round": r.round, "attempt": r.attempt, "state": r.state.value, **r.metrics}
+        for r in store.campaigns.rounds(campaign.campaign_id)
+    ]
+
+
+def _render(document: dict[str, object]) -> RenderableType:
+    parts: list[RenderableType] = []
+    for name, value in document.items():
+        if isinstance(value, dict):
+            parts.append(f"{name}: " + ", ".join(f"{k} {v}" for k, v in value.items() if v != ""))
+        elif isinstance(value, list) and value:
+            parts.append(_table(name, value))
+        else:
+            parts.append(f"{name}: none")
+    return Group(*parts)
+
+
+def _table(name: str, rows: Rows) -> Table:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    table = Table(*columns, title=name, title_justify="left")
+    for row in rows:
+        table.add_row(*(_cell(row.get(column)) for column in columns))
+    return table
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

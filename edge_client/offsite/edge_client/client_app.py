@@ -1,0 +1,178 @@
+"""The edge's part of a round, as a Flower `ClientApp`: check, tune, seal, reply.
+
+The same object serves every engine (`grpc`, `local`, `flower`), and nothing that arrives is ever
+executed: a message holds a signed plan and tensors, and what it is answered with is installed code.
+
+Notable: the app lives as long as the release, so the emulator and the encoded data stay warm from
+round to round. Only the sealed update leaves; the data, the tuned adapter and the checkpoint of a
+run stay in the edge's folders. The app prints nothing and reports through callbacks.
+
+Rules: nothing is used before the plan's signature, deadline, release and adapter digest were
+checked; the update is bound to the plan's digest and thereby to its campaign, round and attempt (`tests/edge_client/tuning/test_client_app.py`).
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from offsite.edge_client.checkpoint import Binding, Checkpoint
+from offsite.edge_client.data import Data, DataReport
+from offsite.edge_client.outcome import Tuned, TuningMetrics
+from offsite.edge_client.task import Task
+from offsite.edge_client.tuning import Callbacks, tune
+from offsite.edge_client.workbench import Workbench
+from offsite.emulator.bundle.bundle import Bundle
+from offsite.emulator.progress import Report, silent
+from offsite.emulator.rounds.instruction import read_instruction, reply_content
+from offsite.emulator.rounds.plan import RoundPlan, SignedPlan
+from offsite.emulator.rounds.update import seal_update
+from offsite.secure.errors import ExpiredError, PeerError
+from offsite.secure.identity import IdentityKey, IdentityPublicKey
+
+CHECKPOINT_NAME = "tuning.safetensors"
+ROUND_FOLDER = "round-folder"
+"""Key of `Context.node_config`: the folder of the message at hand, if the engine has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Who answers, and whose plans are obeyed."""
+
+    client_id: str
+    identity: IdentityKey = field(repr=False)
+    coordinator_key: IdentityPublicKey
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Who is told what the app does; every callback is optional.
+
+    ``between_steps`` may raise to stop a run; a checkpoint is written first.
+    """
+
+    status: Callable[[str], None] = lambda text: None
+    progress: Report = silent
+    data: Callable[[DataReport], None] = lambda report: None
+    tuned: Callable[[RoundPlan, TuningMetrics], None] = lambda plan, metrics: None
+    between_steps: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where and when it runs; ``threads`` 0 leaves torch's setting, ``device`` None chooses."""
+
+    device: torch.device | None = None
+    threads: int = 0
+    clock: Callable[[], float] = time.time
+
+
+def build_client_app(
+    bundle: Bundle,
+    data: Data,
+    member: Member,
+    work_folder: Path,
+    *,
+    listener: Listener | None = None,
+    machine: Machine | None = None,
+) -> ClientApp:
+    """Return the app that tunes on ``data`` with the emulator of a verified ``bundle``.
+
+    ``work_folder`` takes the checkpoint where the engine names no folder for the message.
+    """
+    listener, machine = listener or Listener(), machine or Machine()
+    if machine.threads:
+        torch.set_num_threads(machine.threads)
+    device = machine.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    workbench = Workbench(bundle, data, device, listener.status, listener.progress)
+    rounds = _Rounds(workbench, member, work_folder, listener, machine.clock)
+    app = ClientApp()
+    app.train()(rounds.answer)
+    return app
+
+
+@dataclass(frozen=True, slots=True)
+class _Rounds:
+    """Answers instructions, one after the other."""
+
+    workbench: Workbench
+    member: Member
+    work_folder: Path
+    listener: Listener
+    clock: Callable[[], float]
+
+    def answer(self, message: Message, context: Context) -> Message:
+        """The edge's part of one round.
+
+        Raises:
+            PeerError: the instruction is not to be obeyed; nothing of it was used.
+            ConfigError: no row is usable, or tuning came to nothing.
+        """
+        # (1) An instruction of our coordinator: in time, for this release, with this adapter.
+        signed, base = self._check(message)
+        # (2) and (3) The data and the emulator, warm; tuned, from a checkpoint if there is one.
+        folder = Path(str(context.node_config.get(ROUND_FOLDER, self.work_folder)))
+        tuned = self._tune(signed, base, folder)
+        # (4) Signed by us, sealed to the key of the plan, bound to the plan.
+        sealed = self._seal(signed, tuned)
+        # (5) The reply.
+        return Message(reply_content(sealed, tuned.metrics.examples), reply_to=message)
+
+    def _check(self, message: Message) -> tuple[SignedPlan, dict[str, torch.Tensor]]:
+        bundle, key = self.workbench.bundle, self.member.coordinator_key
+        signed, base = read_instruction(message, key, bundle.adapter_schema, self.clock())
+        plan = signed.plan
+        if plan.bundle_sha256 != bundle.digest.hex():
+            raise PeerError(
+                f"round {plan.round}: expected the release {bundle.digest.hex()[:16]}, found a "
+                f"plan for {plan.bundle_sha256[:16]}; fetch the release again"
+            )
+        return signed, base
+
+    def _tune(self, signed: SignedPlan, base: dict[str, torch.Tensor], folder: Path) -> Tuned:
+        plan, settings = signed.plan, signed.plan.settings
+        ready = self.workbench.examples(settings.max_tokens)
+        self.listener.data(ready.report)
+        model, parameters = self.workbench.model(settings.dtype, base)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        checkpoint = Checkpoint(
+            folder / CHECKPOINT_NAME, Binding(signed.digest.hex(), ready.sha256)
+        )
+        self.listener.status(f"tuning, round {plan.round} of {plan.total_rounds}")
+        tuned = tune(
+            model,
+            parameters,
+            base,
+            ready.examples,
+            Task(settings, plan.round, plan.total_rounds, plan.seed),
+            checkpoint=checkpoint,
+            callbacks=Callbacks(
+                self.listener.progress, self.listener.status, lambda: self._go_on(plan)
+            ),
+        )
+        self.listener.tuned(plan, tuned.metrics)
+        return tuned
+
+    def _go_on(self, plan: RoundPlan) -> None:
+        """Stop where the listener wants it, and where nobody waits for the update any more."""
+        self.listener.between_steps()
+        if self.clock() > plan.deadline_unix_s:
+            raise ExpiredError(
+                f"round {plan.round}: the deadline passed while tuning, so the update would be "
+                "left out; ask for a later deadline or fewer local steps"
+            )
+
+    def _seal(self, signed: SignedPlan, tuned: Tuned) -> bytes:
+        return seal_update(
+            tuned.delta,
+            num_examples=tuned.metrics.examples,
+            metrics=tuned.metrics.numbers(),
+            plan_digest=signed.digest,
+            client_id=self.member.client_id,
+            identity=self.member.identity,
+            sealing_public=signed.plan.sealing_public_key,
+        )

@@ -1,0 +1,87 @@
+"""What stays warm between the rounds of a release: the emulator and the encoded examples.
+
+Notable: loading a model and encoding the data can take longer than a round, so each is done once
+for the settings in use (dtype, longest example) and kept. One model is held at a time.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from offsite.edge_client.data import Data, DataReport
+from offsite.edge_client.tokens import Encoding, Example, digest, encode
+from offsite.emulator.adapters.adapter import make_adapter
+from offsite.emulator.bundle.bundle import Bundle
+from offsite.emulator.progress import Report
+from offsite.emulator.rounds.plan import ComputeDtype
+
+_DTYPES = {ComputeDtype.BFLOAT16: torch.bfloat16, ComputeDtype.FLOAT32: torch.float32}
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """The data owner's examples, their digest, and what became of the rows."""
+
+    examples: tuple[Example, ...]
+    sha256: str
+    report: DataReport
+
+
+class Workbench:
+    """The emulator of a verified bundle and the owner's data, made ready on demand."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        data: Data,
+        device: torch.device,
+        status: Callable[[str], None],
+        progress: Report,
+    ) -> None:
+        self.bundle, self.data, self.device = bundle, data, device
+        self.status, self.progress = status, progress
+        self.adapter = make_adapter(bundle.manifest.adapter, bundle.manifest.layer_map)
+        self._model: tuple[ComputeDtype, PreTrainedModel] | None = None
+        self._examples: tuple[int, Examples] | None = None
+
+    def model(
+        self, dtype: ComputeDtype, tensors: Mapping[str, torch.Tensor]
+    ) -> tuple[PreTrainedModel, dict[str, nn.Parameter]]:
+        """Return the emulator with an adapter in it, and the adapter's parameters.
+
+        Raises:
+            PeerError: the adapter does not fit, or is not finite.
+        """
+        if self._model is None or self._model[0] is not dtype:
+            self._model = None  # free the other one first
+            self._model = dtype, self._load(dtype)
+        model = self._model[1]
+        self.adapter.load(model, tensors)
+        return model, self.adapter.trainable(model)
+
+    def examples(self, max_tokens: int) -> Examples:
+        """Return the examples, none longer than ``max_tokens``.
+
+        Raises:
+            ConfigError: no row is usable with this model.
+        """
+        if self._examples is None or self._examples[0] != max_tokens:
+            self._examples = max_tokens, self._encode(max_tokens)
+        return self._examples[1]
+
+    def _load(self, dtype: ComputeDtype) -> PreTrainedModel:
+        self.status("loading the emulator")
+        model = self.bundle.load_emulator(_DTYPES[dtype]).to(self.device)
+        assert isinstance(model, PreTrainedModel)
+        self.adapter.attach(model)
+        return model
+
+    def _encode(self, max_tokens: int) -> Examples:
+        self.status("encoding the data")
+        model_type = str(self.bundle.config.get("model_type", ""))
+        encoding = Encoding.for_model(model_type, max_tokens)
+        encoded = encode(self.data, self.bundle.tokenizer(), encoding, self.progress)
+        return Examples(encoded.examples, digest(encoded.examples), encoded.report)

@@ -1,0 +1,162 @@
+"""Retries and the translation of gRPC's statuses, without a server."""
+
+import socket
+from pathlib import Path
+
+import grpc
+import pytest
+
+from offsite.edge_client.channel import call_with_retries, error_of, open_channel, translated
+from offsite.edge_client.state import EdgeState, Membership
+from offsite.secure import certificates, directory, limits
+from offsite.secure.directory import Directory
+from offsite.secure.errors import (
+    IdentityError,
+    OffsiteError,
+    PeerError,
+    PolicyError,
+    TokenError,
+    TransportError,
+)
+from offsite.secure.identity import IdentityKey
+
+
+class Failure(grpc.RpcError, grpc.Call):
+    """A failed call as grpc reports it."""
+
+    def __init__(self, code: grpc.StatusCode, details: str = "", error: str | None = None) -> None:
+        self._code, self._details, self._error = code, details, error
+
+    def code(self) -> grpc.StatusCode:
+        return self._code
+
+    def details(self) -> str:
+        return self._details
+
+    def trailing_metadata(self) -> tuple[tuple[str, str], ...]:
+        return () if self._error is None else (("offsite-error", self._error),)
+
+    initial_metadata = trailing_metadata
+
+    def is_active(self) -> bool:
+        return False
+
+    def time_remaining(self) -> None:
+        return None
+
+    def cancel(self) -> bool:
+        return False
+
+    def add_callback(self, callback: object) -> bool:
+        return False
+
+
+class Flaky:
+    """Fails a number of times, then answers."""
+
+    def __init__(self, failures: int, error: Exception) -> None:
+        self.calls, self._failures, self._error = 0, failures, error
+
+    def __call__(self) -> str:
+        self.calls += 1
+        if self.calls <= self._failures:
+            raise self._error
+        return "answer"
+
+
+UNAVAILABLE = Failure(grpc.StatusCode.UNAVAILABLE)
+
+
+def test_what_did_not_arrive_is_tried_again_with_full_jitter() -> None:
+    pauses: list[float] = []
+    bounds: list[tuple[float, float]] = []
+
+    def uniform(low: float, high: float) -> float:
+        bounds.append((low, high))
+        return high / 2
+
+    flaky = Flaky(limits.RETRIES - 1, UNAVAILABLE)
+    assert call_with_retries(flaky, sleep=pauses.append, uniform=uniform) == "answer"
+    assert [low for low, _ in bounds] == [0.0] * (limits.RETRIES - 1)
+    assert [high for _, high in bounds] == [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 10.0]
+    assert pauses == [high / 2 for _, high in bounds]
+
+
+def test_retries_are_bounded() -> None:
+    flaky = Flaky(100, UNAVAILABLE)
+    with pytest.raises(TransportError):
+        call_with_retries(flaky, sleep=lambda _: None)
+    assert flaky.calls == limits.RETRIES
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Failure(grpc.StatusCode.UNAUTHENTICATED, error="TokenError"),
+        Failure(grpc.StatusCode.PERMISSION_DENIED),
+        Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "Received message larger than max (2 vs. 1)"),
+        Failure(grpc.StatusCode.UNAVAILABLE, "Tls handshake failed (TSI_PROTOCOL_FAILURE)"),
+    ],
+)
+def test_a_refusal_is_not_tried_again(error: Failure) -> None:
+    flaky = Flaky(100, error)
+    with pytest.raises(OffsiteError):
+        call_with_retries(flaky, sleep=lambda _: None)
+    assert flaky.calls == 1
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind"),
+    [
+        (Failure(grpc.StatusCode.UNAUTHENTICATED, error="TokenError"), TokenError),
+        (Failure(grpc.StatusCode.FAILED_PRECONDITION, error="PolicyError"), PolicyError),
+        (Failure(grpc.StatusCode.INTERNAL, error="OffsiteError"), OffsiteError),
+        (Failure(grpc.StatusCode.UNAVAILABLE, error="SystemExit"), TransportError),
+        (Failure(grpc.StatusCode.UNAVAILABLE, error="IdentityPublicKey"), TransportError),
+        (Failure(grpc.StatusCode.UNAUTHENTICATED), IdentityError),
+        (Failure(grpc.StatusCode.UNIMPLEMENTED), PeerError),
+        (Failure(grpc.StatusCode.INVALID_ARGUMENT), PeerError),
+        (
+            Failure(grpc.StatusCode.UNAVAILABLE, "Hostname Verification Check failed."),
+            IdentityError,
+        ),
+        (Failure(grpc.StatusCode.RESOURCE_EXHAUSTED), TransportError),
+        (Failure(grpc.StatusCode.DEADLINE_EXCEEDED), TransportError),
+        (Failure(grpc.StatusCode.CANCELLED), TransportError),
+        (Failure(grpc.StatusCode.UNKNOWN), TransportError),
+        (grpc.RpcError("odd"), TransportError),
+    ],
+)
+def test_every_status_is_an_error_of_ours(failure: grpc.RpcError, kind: type) -> None:
+    assert type(error_of(failure)) is kind
+
+
+def test_other_errors_pass_untouched() -> None:
+    with pytest.raises(KeyError), translated():
+        raise KeyError
+
+
+def test_nobody_at_the_address_is_a_transport_error(tmp_path: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        with EdgeState.open(tmp_path / "edge") as state:
+            save(state, address)
+            with (
+                open_channel(state) as channel,
+                pytest.raises(TransportError, match="no answer from the coordinator"),
+                translated(),
+            ):
+                channel.unary_unary("/offsite.v1.Any/Any")(b"", timeout=10)
+
+
+def save(state: EdgeState, address: str) -> None:
+    """An enrolment with a self-made CA."""
+    pinned = IdentityKey.from_seed(b"d" * 32)
+    bootstrap = certificates.bootstrap_client(b"b" * 32, 1_800_000_000.0)
+    state.save_enrolment(
+        Membership("a", address, b"t" * 16, pinned.public),
+        bootstrap.key_pem + bootstrap.cert_pem,
+        certificates.bootstrap_authority(b"b" * 32).cert_pem,
+        directory.sign_directory(Directory(), pinned),
+    )

@@ -1,0 +1,285 @@
+"""The edge's part of a round: what it obeys, what it refuses, and what leaves it."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from tests.tiny import save_llama, write_completions
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from offsite.edge_client import tuning
+from offsite.edge_client.client_app import (
+    CHECKPOINT_NAME,
+    ROUND_FOLDER,
+    Listener,
+    Machine,
+    Member,
+    build_client_app,
+)
+from offsite.edge_client.data import read_data
+from offsite.emulator.adapters.adapter import AdapterKind, AdapterSpec, make_adapter
+from offsite.emulator.bundle.bundle import Bundle
+from offsite.emulator.bundle.manifest import ReleaseFacts
+from offsite.emulator.bundle.reader import open_bundle
+from offsite.emulator.bundle.writer import Contents, write_bundle
+from offsite.emulator.layer_map import LayerMap, Placement
+from offsite.emulator.rounds.flower_internals import set_task_identity
+from offsite.emulator.rounds.instruction import (
+    adapter_digest,
+    adapter_to_record,
+    sealed_update_of,
+)
+from offsite.emulator.rounds.plan import (
+    ComputeDtype,
+    RoundPlan,
+    TuningSettings,
+    plan_digest,
+    sign_plan,
+)
+from offsite.emulator.rounds.update import Update, UpdateTerms, open_update
+from offsite.secure import envelope as envelopes
+from offsite.secure.errors import (
+    ExpiredError,
+    IntegrityError,
+    OffsiteError,
+    PeerError,
+    SignatureError,
+)
+from offsite.secure.identity import IdentityKey
+from offsite.secure.sealing import SealingKey
+
+NOW = 1_800_000_000.0
+COORDINATOR = IdentityKey.from_seed(bytes(range(32)))
+IDENTITY = IdentityKey.from_seed(bytes(range(1, 33)))
+SEALING = SealingKey.from_seed(bytes(range(2, 34)))
+SETTINGS = TuningSettings(
+    learning_rate=1e-3, local_steps=4, batch_examples=8, dtype=ComputeDtype.FLOAT32
+)
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Release:
+    bundle: Bundle
+    adapter: Tensors
+
+
+@pytest.fixture(scope="module", params=list(AdapterKind), ids=lambda kind: kind.value)
+def release(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Release:
+    """A random Llama that is its own emulator, with one slot at either end."""
+    folder = tmp_path_factory.mktemp("release")
+    save_llama(folder / "model", hidden=32, blocks=4)
+    model = LlamaForCausalLM.from_pretrained(folder / "model")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "model")
+    layer_map = LayerMap.of(Placement(1, 1), 4, (1, 2))
+    spec = AdapterSpec(request.param, rank=4, alpha=8)
+    adapter = make_adapter(spec, layer_map)
+    adapter.attach(model)
+    tensors = adapter.extract(model)
+    adapter.detach(model)
+    contents = Contents(model, model.config, layer_map, spec, tensors, tokenizer)
+    facts = ReleaseFacts(
+        "sky", 1, int(NOW), int(NOW) + 1000, "tiny", "ab" * 32, "uniform_drop", 1.0, {}
+    )
+    write_bundle(folder / "bundle", contents, facts, COORDINATOR)
+    return Release(open_bundle(folder / "bundle", COORDINATOR.public, NOW), tensors)
+
+
+@pytest.fixture(autouse=True)
+def _identity() -> Iterator[None]:
+    set_task_identity(5, 9)
+    yield
+
+
+def plan_for(release: Release, **changes: object) -> RoundPlan:
+    plan = RoundPlan(
+        campaign_id=5,
+        round=1,
+        total_rounds=2,
+        attempt=1,
+        bundle_sha256=release.bundle.digest.hex(),
+        adapter_sha256=adapter_digest(release.adapter),
+        settings=SETTINGS,
+        deadline_unix_s=NOW + 600,
+        sealing_public_key=SEALING.public_bytes,
+        seed=3,
+    )
+    return replace(plan, **changes)  # type: ignore[arg-type]
+
+
+def instruction(
+    plan: RoundPlan, adapter: Tensors, *, signer: IdentityKey = COORDINATOR
+) -> tuple[Message, bytes]:
+    """An instruction, and the digest of its plan."""
+    envelope = sign_plan(plan, signer)
+    content = RecordDict(
+        {
+            "arrays": adapter_to_record(adapter),
+            "config": ConfigRecord(
+                {"plan": envelopes.to_bytes(envelope), "server-round": plan.round}
+            ),
+        }
+    )
+    return Message(content, dst_node_id=9, message_type="train"), plan_digest(envelope)
+
+
+def app_for(
+    release: Release,
+    folder: Path,
+    listener: Listener | None = None,
+    clock: Callable[[], float] = lambda: NOW,
+) -> ClientApp:
+    data = read_data(write_completions(folder / "data.jsonl"))
+    member = Member("clinic", IDENTITY, COORDINATOR.public)
+    machine = Machine(torch.device("cpu"), clock=clock)
+    return build_client_app(
+        release.bundle, data, member, folder / "work", listener=listener, machine=machine
+    )
+
+
+def call(app: ClientApp, message: Message, round_folder: Path | None = None) -> Message:
+    node_config = {ROUND_FOLDER: str(round_folder)} if round_folder else {}
+    return app(message, Context(5, 9, node_config, RecordDict(), {}))
+
+
+def opened(release: Release, reply: Message, digest: bytes) -> Update:
+    schema = release.bundle.adapter_schema
+    terms = UpdateTerms(digest, "clinic", IDENTITY.public, schema)
+    return open_update(sealed_update_of(reply), SEALING, terms)
+
+
+def test_an_instruction_is_answered_with_a_sealed_update(release: Release, tmp_path: Path) -> None:
+    statuses: list[str] = []
+    seen: list[int] = []
+    listener = Listener(
+        status=statuses.append,
+        data=lambda report: seen.append(report.examples),
+        tuned=lambda plan, metrics: seen.append(metrics.steps),
+    )
+    message, digest = instruction(plan_for(release), release.adapter)
+    reply = call(app_for(release, tmp_path, listener), message)
+    update = opened(release, reply, digest)
+    assert update.num_examples == 23  # 24 rows, one held out
+    assert update.metrics["steps"] == 4
+    assert update.delta.keys() == release.adapter.keys()
+    assert any(bool(change.any()) for change in update.delta.values())
+    assert seen == [24, 4]
+    assert statuses == ["encoding the data", "loading the emulator", "tuning, round 1 of 2"]
+    metrics = reply.content["metrics"]
+    assert metrics["num-examples"] == 23
+
+
+def test_the_emulator_stays_warm_and_rounds_do_not_leak_into_each_other(
+    release: Release, tmp_path: Path
+) -> None:
+    statuses: list[str] = []
+    app = app_for(release, tmp_path, Listener(status=statuses.append))
+    message, digest = instruction(plan_for(release), release.adapter)
+    first = opened(release, call(app, message, tmp_path / "1"), digest)
+    call(app, instruction(plan_for(release, round=2), release.adapter)[0], tmp_path / "2")
+    again = opened(release, call(app, message, tmp_path / "3"), digest)
+    assert statuses.count("loading the emulator") == 1
+    assert statuses.count("encoding the data") == 1
+    for name, change in first.delta.items():
+        assert torch.equal(change, again.delta[name])
+
+
+def test_a_killed_round_goes_on_after_a_restart(
+    release: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "CHECKPOINT_S", 0.0)
+    monkeypatch.setattr(tuning, "CHECKPOINT_SHARE", float("inf"))
+    message, digest = instruction(plan_for(release), release.adapter)
+    whole = opened(release, call(app_for(release, tmp_path), message, tmp_path / "a"), digest)
+
+    def die_at_step_3(done: int, total: int) -> None:
+        if (done, total) == (3, 4):
+            raise SystemExit
+
+    with pytest.raises(SystemExit):
+        call(app_for(release, tmp_path, Listener(progress=die_at_step_3)), message, tmp_path / "b")
+    assert (tmp_path / "b" / CHECKPOINT_NAME).stat().st_mode & 0o777 == 0o600
+    statuses: list[str] = []
+    app = app_for(release, tmp_path, Listener(status=statuses.append))
+    resumed = opened(release, call(app, message, tmp_path / "b"), digest)
+    assert "resuming at step 3 of 4" in statuses
+    for name, change in whole.delta.items():
+        assert torch.equal(change, resumed.delta[name])
+
+
+def refuses(app: ClientApp, message: Message, error: type[OffsiteError], match: str) -> None:
+    with pytest.raises(error, match=match):
+        call(app, message)
+
+
+def test_what_is_not_to_be_obeyed_is_refused_before_anything_is_loaded(
+    release: Release, tmp_path: Path
+) -> None:
+    statuses: list[str] = []
+    app = app_for(release, tmp_path, Listener(status=statuses.append))
+    plan, adapter = plan_for(release), release.adapter
+    forged = instruction(plan, adapter, signer=IDENTITY)[0]
+    refuses(app, forged, SignatureError, "signed by key")
+    late = instruction(replace(plan, deadline_unix_s=NOW - 1), adapter)[0]
+    refuses(app, late, ExpiredError, "deadline passed")
+    other_release = instruction(replace(plan, bundle_sha256="cd" * 32), adapter)[0]
+    refuses(app, other_release, PeerError, "expected the release .* fetch the release again")
+    name = next(iter(adapter))
+    changed = adapter | {name: adapter[name] + 1}
+    refuses(app, instruction(plan, changed)[0], IntegrityError, "not the one that the plan names")
+    missing = {key: value for key, value in adapter.items() if key != name}
+    refuses(app, instruction(plan, missing)[0], PeerError, f"tensor {name} is missing")
+    misshapen = adapter | {name: adapter[name].flatten()}
+    refuses(app, instruction(plan, misshapen)[0], PeerError, f"tensor {name}: expected")
+    empty = Message(RecordDict({"arrays": ArrayRecord()}), dst_node_id=9, message_type="train")
+    refuses(app, empty, PeerError, "expected a config and arrays")
+    assert statuses == []
+
+
+def test_an_adapter_that_is_not_finite_is_refused(release: Release, tmp_path: Path) -> None:
+    name = next(iter(release.adapter))
+    broken = release.adapter | {name: torch.full_like(release.adapter[name], float("nan"))}
+    plan = plan_for(release, adapter_sha256=adapter_digest(broken))
+    message, _ = instruction(plan, broken)
+    refuses(app_for(release, tmp_path), message, PeerError, f"{name}.*NaN")
+
+
+def test_nobody_tunes_past_the_deadline(release: Release, tmp_path: Path) -> None:
+    times = iter([NOW, NOW, NOW + 300, NOW + 601])
+    app = app_for(release, tmp_path, clock=lambda: next(times))
+    message, _ = instruction(plan_for(release), release.adapter)
+    refuses(app, message, ExpiredError, "deadline passed while tuning")
+
+
+def test_a_wish_to_stop_is_heard_between_steps(release: Release, tmp_path: Path) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    message, _ = instruction(plan_for(release), release.adapter)
+    with pytest.raises(KeyboardInterrupt):
+        call(app_for(release, tmp_path, Listener(between_steps=stop)), message)
+
+
+def test_a_bf16_round_keeps_fp32_updates(release: Release, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, dtype=ComputeDtype.BFLOAT16)
+    message, digest = instruction(plan_for(release, settings=settings), release.adapter)
+    update = opened(release, call(app_for(release, tmp_path), message), digest)
+    assert all(change.dtype is torch.float32 for change in update.delta.values())
+
+
+def test_threads_are_set_only_if_asked_for(
+    release: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    app_for(release, tmp_path)
+    assert asked == []
+    data = read_data(tmp_path / "data.jsonl")
+    member = Member("clinic", IDENTITY, COORDINATOR.public)
+    build_client_app(release.bundle, data, member, tmp_path, machine=Machine(threads=3))
+    assert asked == [3]
+    assert "seed" not in repr(member)

@@ -1,0 +1,98 @@
+"""A configuration can describe a model and nothing else."""
+
+import json
+
+import pytest
+import transformers
+from transformers import PretrainedConfig
+
+from offsite.emulator.bundle.config_rules import check_config, neutral_config
+from offsite.secure.errors import PeerError
+
+FAMILIES = [
+    "Bloom",
+    "Falcon",
+    "GPT2",
+    "GPTJ",
+    "GPTNeo",
+    "GPTNeoX",
+    "Gemma",
+    "Gemma2",
+    "Gemma3Text",
+    "Granite",
+    "Llama",
+    "Mistral",
+    "Mixtral",
+    "Mpt",
+    "OPT",
+    "Olmo2",
+    "Phi",
+    "Phi3",
+    "Qwen2",
+    "Qwen3",
+    "SmolLM3",
+    "StableLm",
+]
+
+
+def sent(config: PretrainedConfig) -> dict[str, object]:
+    value = neutral_config(json.loads(config.to_json_string()))
+    assert isinstance(value, dict)
+    return value
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_configurations_of_decoders_pass(family: str) -> None:
+    config = getattr(transformers, f"{family}Config")()
+    config._name_or_path = "/home/owner/models/secret"
+    value = sent(config)
+    assert "/home" not in json.dumps(value)
+    assert check_config(value, config.num_hidden_layers) == value
+    with pytest.raises(PeerError, match="layer map"):
+        check_config(value, config.num_hidden_layers + 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"auto_map": {"AutoConfig": "evil.Config"}},
+        {"auto_map": None},
+        {"_attn_implementation": "evil/kernel"},
+        {"_attn_implementation_internal": "evil/kernel"},
+        {"attn_implementation": "eager"},
+        {"experts_implementation": 1},
+        {"kernel_config": {"RMSNorm": 1}},
+        {"use_mamba_kernels": True},
+        {"quantization_config": {"load_in_4bit": True}},
+        {"custom_pipelines": {}},
+        {"trust_remote_code": True},
+        {"_name_or_path": "x"},
+        {"hidden_act": "evil/repository"},
+        {"hidden_act": "a b"},
+        {"hidden_act": "x" * 65},
+        {"unheard_of": "text"},
+        {"nested": {"unheard_of": "text"}},
+        {"nested": {"auto_map": 1}},
+        {"layer_types": ["../x"]},
+        {"hidden_size": 1 << 25},
+        {"num_attention_heads": -(1 << 25)},
+        {"n_inner": 1 << 25},
+        {"max_position_embeddings": 1 << 60},
+        {"rope": [[[[[1]]]]]},
+        {"layer_types": ["full_attention"] * 20_000},
+        {"model_type": ""},
+        {"model_type": None},
+        {"bad key": 1},
+    ],
+    ids=lambda change: str(change)[:48],
+)
+def test_a_setting_that_could_surprise_is_refused(change: dict[str, object]) -> None:
+    value = sent(transformers.LlamaConfig())
+    check_config(value, 32)
+    with pytest.raises(PeerError, match=r"config\.json"):
+        check_config(value | change, 32)  # type: ignore[arg-type]
+
+
+def test_a_configuration_that_is_no_object_is_refused() -> None:
+    with pytest.raises(PeerError):
+        check_config([], 1)
