@@ -33,8 +33,8 @@ from pathlib import Path
 
 import grpc
 
+from offsite.coordinator.gatekeeper import Gatekeeper, Peer, PeerRole
 from offsite.coordinator.service.artefacts import ArtefactService
-from offsite.coordinator.service.interceptor import Peer, PeerRole
 from offsite.coordinator.service.server import ServerTls, start_server
 from offsite.edge_client import fetch
 from offsite.emulator.adapters.adapter import AdapterKind, AdapterSpec
@@ -42,6 +42,7 @@ from offsite.emulator.bundle.chunks import ChunkedFile
 from offsite.emulator.bundle.manifest import MANIFEST_NAME, MANIFEST_TYPE, Manifest, ReleaseFacts
 from offsite.emulator.heap import keep_freed_buffers
 from offsite.emulator.layer_map import LayerMap, Placement
+from offsite.emulator.progress import Report, silent
 from offsite.secure import certificates, envelope, limits, names
 from offsite.secure.identity import IdentityKey
 from offsite.v1 import artefacts_pb2 as pb
@@ -103,8 +104,11 @@ def _write_certificates(work: Path, now: float) -> None:
 # ---- the server process
 
 
-class Anyone:
+class Anyone(Gatekeeper):
     """Lets every peer in whom the handshake let in."""
+
+    def __init__(self) -> None:
+        """Needs no database."""
 
     def identify(self, cert_pem: bytes) -> Peer:
         """The one client of the benchmark."""
@@ -142,15 +146,20 @@ def serve(work: Path) -> None:
             offset += len(data)
             yield pb.FetchResponse(data=data)
 
-    async def sent(request: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
+    async def sent(
+        request: pb.FetchRequest,
+        context: "grpc.aio.ServicerContext[pb.FetchRequest, pb.FetchRequest]",
+    ) -> pb.FetchRequest:
         count, artefacts.sent = artefacts.sent, 0
-        return str(count).encode()
+        return pb.FetchRequest(offset=count)
 
     handlers = {
         "Stream": grpc.unary_stream_rpc_method_handler(
             bare, pb.FetchRequest.FromString, pb.FetchResponse.SerializeToString
         ),
-        "Sent": grpc.unary_unary_rpc_method_handler(sent),
+        "Sent": grpc.unary_unary_rpc_method_handler(
+            sent, pb.FetchRequest.FromString, pb.FetchRequest.SerializeToString
+        ),
     }
 
     def register(server: grpc.aio.Server) -> None:
@@ -193,18 +202,17 @@ def half(work: Path, port: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     with connected(work, port) as channel:
-        channel.unary_unary(SENT)(b"")
+        ask_sent(channel)
         fetch_into(work, channel, "resumed", stop_at_half)
 
 
 def rest(work: Path, port: int) -> None:
     """Goes on where `half` was killed; the server says what it sent since it was last asked."""
     with connected(work, port) as channel:
-        ask_sent = channel.unary_unary(SENT)
-        first = int(ask_sent(b""))
+        first = ask_sent(channel)
         kept = (work / "resumed.incoming" / FILE).stat().st_size
         took = _timed(lambda: fetch_into(work, channel, "resumed"))
-        second = int(ask_sent(b""))
+        second = ask_sent(channel)
         say(
             what="resume",
             size=took.size,
@@ -228,9 +236,7 @@ def connected(work: Path, port: int) -> Iterator[grpc.Channel]:
         yield channel
 
 
-def fetch_into(
-    work: Path, channel: grpc.Channel, name: str, report: fetch.Report = fetch.silent
-) -> int:
+def fetch_into(work: Path, channel: grpc.Channel, name: str, report: Report = silent) -> int:
     """The real thing: manifest, list of digests, chunks; returns the bytes of the release."""
     key = IdentityKey.from_seed((work / "identity.seed").read_bytes()).public
     source = fetch.Source(channel, key, time.time())
@@ -238,6 +244,12 @@ def fetch_into(
     incoming = fetch.prepare_incoming(work / name, signed_bytes)
     fetch.receive_files(source, signed.manifest, incoming, report)
     return signed.manifest.bundle_bytes
+
+
+def ask_sent(channel: grpc.Channel) -> int:
+    """Bytes of the release that the server has sent since it was last asked."""
+    ask = channel.unary_unary(SENT, pb.FetchRequest.SerializeToString, pb.FetchRequest.FromString)
+    return ask(pb.FetchRequest(), timeout=limits.CALL_DEADLINE_S).offset
 
 
 def _bare(channel: grpc.Channel, limit: int | None = None) -> int:
@@ -277,7 +289,7 @@ def _say_rate(what: str, run: int, took: Took) -> None:
     say(what=what, run=run, seconds=seconds, cpu_s=cpu_s, gb_per_s=rate)
 
 
-def say(**fields: str | int | float) -> None:
+def say(**fields: str | float) -> None:
     """One JSON line."""
     print(json.dumps(fields), flush=True)
 

@@ -135,8 +135,9 @@ def open_store(folder: Path) -> CampaignTable:
 
 
 def campaign(folder: Path, fleet: Fleet, grid: Grid | None = None, **changes: object) -> Campaign:
-    """A campaign in `folder`; keyword arguments are settings, or `gate` and `store`."""
+    """A campaign in `folder`; keyword arguments are settings, or `gate`, `store`, `pause`."""
     gate = changes.pop("gate", FormulaGate())
+    pause = changes.pop("pause", fleet.pause)
     store = changes.pop("store", None) or open_store(folder)
     return Campaign(
         record=CampaignRecord(settings(**changes), RELEASE, store, AdapterFiles(folder)),
@@ -146,5 +147,5 @@ def campaign(folder: Path, fleet: Fleet, grid: Grid | None = None, **changes: ob
         gate=gate,
         announce=Announcements(),
         clock=lambda: fleet.now,
-        pause=fleet.pause,
+        pause=pause,
     )

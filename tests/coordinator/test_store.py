@@ -65,6 +65,18 @@ def test_a_transaction_is_all_or_nothing(store: Store) -> None:
     add_clients(store, "a")
 
 
+def test_a_decision_is_read_and_written_without_another_process_between(
+    store: Store, tmp_path: Path
+) -> None:
+    raw = sqlite3.connect(tmp_path / "store.sqlite", timeout=0, isolation_level=None)
+    with store.transaction():
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            raw.execute("BEGIN IMMEDIATE")
+        assert store.clients.all() == []
+    raw.execute("BEGIN IMMEDIATE")
+    raw.close()
+
+
 def test_a_database_of_a_newer_program_is_refused(store: Store, tmp_path: Path) -> None:
     store.close()
     raw = sqlite3.connect(tmp_path / "store.sqlite")

@@ -17,14 +17,12 @@ from offsite.coordinator.campaign_parts import Campaign, DurableGrid, group_id
 from offsite.coordinator.mailbox import Phase
 from offsite.coordinator.strategy import instructions, make_strategy
 from offsite.coordinator.tables.campaigns import CampaignRow, CampaignState, RoundRow
-from offsite.emulator.rounds.flower_internals import set_task_identity
+from offsite.emulator.rounds.flower_internals import SERVER_NODE_ID, set_task_identity
 from offsite.emulator.rounds.instruction import adapter_digest
 from offsite.emulator.rounds.plan import RoundPlan, sign_plan
 from offsite.secure import envelope as envelopes
 
 log = logging.getLogger(__name__)
-
-SERVER_NODE = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +100,7 @@ def send(campaign: Campaign, attempt: Attempt) -> list[str]:
         log.info("round %d: found %d instructions", attempt.row.round, len(found))
         return found
     _wait_for_clients(campaign, attempt.row.campaign_id)  # already there, unless we were killed
-    set_task_identity(attempt.plan.campaign_id, SERVER_NODE)
+    set_task_identity(attempt.plan.campaign_id, SERVER_NODE_ID)
     strategy = make_strategy(campaign.settings.strategy, campaign.settings.server_learning_rate)
     messages = instructions(
         strategy,

@@ -108,7 +108,6 @@ class ServerSection:
 
     listen: Annotated[str, "address to bind, HOST:PORT (port 0: any free one)"] = "127.0.0.1:7443"
     advertise: Annotated[str, "address in join tokens, HOST:PORT (empty: as listen)"] = ""
-    names: Annotated[str, "further DNS names or IP addresses in the certificate, by comma"] = ""
 
 
 @dataclass(frozen=True, slots=True)

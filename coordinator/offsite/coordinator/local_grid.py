@@ -17,6 +17,8 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from offsite.emulator.rounds.flower_internals import (
+    SERVER_NODE_ID,
+    Run,
     assign_message_id,
     empty_run,
     quieten,
@@ -24,7 +26,6 @@ from offsite.emulator.rounds.flower_internals import (
 )
 from offsite.emulator.rounds.messages import message_from_bytes, message_to_bytes
 
-SERVER_NODE = 1
 CLIENT_APP_RAISED = 1
 """Flower's code for an exception in a client's code."""
 
@@ -42,7 +43,7 @@ class LocalGrid(Grid):
     ) -> None:
         """`folder`: where each instruction gets a folder of its own, as on an edge."""
         quieten()
-        set_task_identity(run_id, SERVER_NODE)
+        set_task_identity(run_id, SERVER_NODE_ID)
         self._apps = dict(apps)
         self._run = empty_run(run_id)
         self._threads = threads
@@ -51,11 +52,11 @@ class LocalGrid(Grid):
         self._instructions: dict[str, bytes] = {}
         self._replies: dict[str, bytes] = {}
 
-    def set_run(self, run: object) -> None:
+    def set_run(self, run: Run) -> None:
         """Part of `Grid`; the run is given when the grid is made."""
 
     @property
-    def run(self):  # type: ignore[no-untyped-def]  # Run is not public
+    def run(self) -> Run:
         """The run of this grid."""
         return self._run
 

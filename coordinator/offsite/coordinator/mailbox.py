@@ -77,6 +77,7 @@ class Mailbox:
         self._lock = threading.Lock()
         self._listeners: dict[str, set[Callable[[], None]]] = {}
         self._status = CampaignStatus(Phase.WAITING)
+        self._told: set[str] = set()
         self._arrival = threading.Condition()
         self._arrivals = 0
         self._remove_strays()
@@ -151,6 +152,17 @@ class Mailbox:
         """What the campaign is doing."""
         with self._lock:
             return self._status
+
+    @property
+    def told(self) -> frozenset[str]:
+        """The clients that asked after the campaign had ended, and so know it."""
+        with self._lock:
+            return frozenset(self._told)
+
+    def tell_end(self, client_id: str) -> None:
+        """Notes that a client was told that the campaign is over."""
+        with self._lock:
+            self._told.add(client_id)
 
     def heard_from(self, client_id: str, doing: str) -> None:
         """Notes that a client is there, and what it says it does."""

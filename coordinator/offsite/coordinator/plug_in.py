@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from offsite.coordinator.gate import GateScore
 from offsite.emulator.adapters.adapter import Adapter
+from offsite.emulator.blocks import slot_blocks
 from offsite.emulator.progress import Report, silent
 from offsite.emulator.scoring import Question, score_questions
 
@@ -36,6 +37,28 @@ def plugged_in(
             adapter.load(model, originals)
     finally:
         adapter.detach(model)
+
+
+@contextmanager
+def merged_in(
+    model: PreTrainedModel, adapter: Adapter, tensors: Mapping[str, Tensor]
+) -> Iterator[PreTrainedModel]:
+    """The full model with the adapter in its own weights, as plain as before; then restored.
+
+    For a LoRA this is the merged form, for whole blocks the same as `plugged_in`.
+
+    Raises:
+        PeerError: naming the tensor that does not fit; the model is unchanged.
+    """
+    blocks = slot_blocks(model, adapter.layer_map).values()
+    parameters = [p for _, block in blocks for p in block.parameters()]
+    originals = [parameter.detach().clone() for parameter in parameters]
+    adapter.plug_in(model, tensors)
+    try:
+        yield model
+    finally:
+        for parameter, original in zip(parameters, originals, strict=True):
+            parameter.detach().copy_(original)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,6 @@ import torch
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAdam, FedAvg
-from flwr.serverapp.strategy.fedopt import FedOpt
 from torch import Tensor
 
 from offsite.coordinator.config import StrategyName
@@ -77,7 +76,7 @@ def begin_round(
     strategy: FedAvg, adapter: Mapping[str, Tensor], state: Mapping[str, Tensor]
 ) -> None:
     """Give a new strategy the adapter that the round starts from and the state so far."""
-    if not isinstance(strategy, FedOpt):
+    if not isinstance(strategy, FedAdam):
         return
     strategy.current_arrays = {name: tensor.numpy() for name, tensor in adapter.items()}
     for moment in MOMENTS if state else ():

@@ -32,7 +32,7 @@ from offsite.edge_client.tokens import Example
 PAD_ID = 0
 """Any id will do: nothing that is learnt ever sees it."""
 
-_LEAST_FILL = 0.75
+_LEAST_FILL = 0.6
 """A row shorter than this share of the widest starts another micro-batch."""
 
 _VALIDATION_DOMAIN = b"offsite/validation-split/1"

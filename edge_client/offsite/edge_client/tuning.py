@@ -162,7 +162,7 @@ class _Tuner:
         loss = torch.zeros((), device=self.model.device)
         for micro in batch:
             moved = micro.to(self.model.device)
-            with attention_for(moved.ids):
+            with attention_for(moved.ids, self.model.dtype):
                 part = summed_loss(self.model, moved) / learnt
                 part.backward()  # type: ignore[no-untyped-call]
             loss += part.detach()

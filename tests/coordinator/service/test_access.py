@@ -6,13 +6,14 @@ import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from types import SimpleNamespace
 
 import grpc
 import pytest
 
 from offsite.coordinator.authority import Authority
 from offsite.coordinator.gatekeeper import Gatekeeper
-from offsite.coordinator.service.interceptor import CALLS_PER_CLIENT, caller
+from offsite.coordinator.service.interceptor import CALLS_PER_CLIENT, _peer_certificate, caller
 from offsite.coordinator.service.server import ServerTls, start_server
 from offsite.coordinator.store import Store
 from offsite.edge_client.channel import open_bootstrap_channel, open_channel, translated
@@ -233,6 +234,18 @@ def test_an_expired_certificate_is_refused_on_an_open_connection(coordinator, jo
         coordinator.clock.offset_s = limits.CERTIFICATE_TTL_S + 1
         with pytest.raises(ExpiredError, match="has expired"):
             get_directory(channel)
+
+
+@pytest.mark.parametrize("version", [b"TLSv1.2", None])
+def test_an_older_tls_or_none_is_refused(version: bytes | None) -> None:
+    properties = {"x509_pem_cert": [b"certificate"]}
+    if version is not None:
+        properties["ssl_tls_version"] = [version]
+    context = SimpleNamespace(auth_context=lambda: properties)
+    with pytest.raises(IdentityError, match=r"expected TLSv1\.3"):
+        _peer_certificate(context)
+    properties["ssl_tls_version"] = [b"TLSv1.3"]
+    assert _peer_certificate(context) == b"certificate"
 
 
 def test_an_unknown_method_says_so(coordinator, join: Join) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import stat
+import threading
 import time
 from collections.abc import Callable
 
@@ -11,12 +12,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from offsite.coordinator.authority import Authority, Claim
+from offsite.coordinator.authority import Authority, Claim, Enrolment
 from offsite.coordinator.store import Store
 from offsite.edge_client.channel import open_bootstrap_channel, open_channel, translated
 from offsite.edge_client.enrol import enrol, refresh_directory, renew_if_due
 from offsite.edge_client.state import EdgeState
 from offsite.secure import certificates, directory, limits, token
+from offsite.secure.directory import Directory
 from offsite.secure.errors import (
     ConfigError,
     ExpiredError,
@@ -34,6 +36,8 @@ Join = Callable[..., EdgeState]
 Edge = Callable[[str], EdgeState]
 
 DAY_S = 24 * 3600
+SERIAL = b"s" * 16
+SEED = b"e" * 32
 
 
 def claim_for(
@@ -125,6 +129,32 @@ def test_a_reused_token_is_refused_and_its_first_user_stays(coordinator, edge: E
         enrol(join_token, edge("second"))
     with open_channel(first) as channel:
         assert refresh_directory(channel, first).version == 2
+
+
+def test_of_many_that_use_one_token_at_once_one_wins(coordinator) -> None:
+    join_token = coordinator.invite("a")
+    outcomes: list[str] = []
+
+    def attempt(number: int) -> None:
+        with Store(coordinator.state.database) as store:
+            authority = Authority(coordinator.keys, store, coordinator.clock)
+            identity = IdentityKey.from_seed(bytes([number]) * 32)
+            nonce = authority.challenge(join_token.token_id)
+            barrier.wait()
+            try:
+                authority.enrol(claim_for(join_token, nonce, identity=identity))
+                outcomes.append("in")
+            except TokenError:
+                outcomes.append("out")
+
+    barrier = threading.Barrier(6)
+    threads = [threading.Thread(target=attempt, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["in"] + ["out"] * 5
+    assert coordinator.authority.directory().version == 2
 
 
 @pytest.mark.parametrize("part", ["secret", "token_id"])
@@ -259,14 +289,78 @@ def test_an_edge_that_lost_the_answer_gets_its_certificate_again(coordinator, ed
         refresh_directory(channel, state)
 
 
-def test_a_revoked_client_cannot_use_its_token_again(coordinator, edge: Edge) -> None:
+def test_a_revoked_client_cannot_use_its_token_again(coordinator) -> None:
     join_token = coordinator.invite("a")
-    state = edge("a")
-    enrol(join_token, state)
+    send(join_token, lambda nonce: claim_for(join_token, nonce))
     coordinator.authority.revoke("a", "lost laptop")
-    (state.root / "edge.json").unlink()
+    before = coordinator.store.clients.get("a")
     with pytest.raises(IdentityError, match="revoked"):
+        send(join_token, lambda nonce: claim_for(join_token, nonce))
+    assert coordinator.store.clients.get("a") == before
+
+
+def by_another_ca(coordinator, claim: Claim, right: Enrolment) -> Enrolment:
+    other = certificates.create_authority(b"o" * 32, SERIAL, time.time())
+    return with_certificate(right, other, claim.csr_der, right.client_id)
+
+
+def for_another_name(coordinator, claim: Claim, right: Enrolment) -> Enrolment:
+    return with_certificate(right, coordinator.keys.ca, claim.csr_der, "b")
+
+
+def for_another_tls_key(coordinator, claim: Claim, right: Enrolment) -> Enrolment:
+    csr_der = certificates.make_csr(certificates.tls_key_from_seed(b"o" * 32))
+    return with_certificate(right, coordinator.keys.ca, csr_der, right.client_id)
+
+
+def with_a_directory_by_another(coordinator, claim: Claim, right: Enrolment) -> Enrolment:
+    signed = directory.sign_directory(
+        coordinator.authority.directory(), IdentityKey.from_seed(SEED)
+    )
+    return dataclasses.replace(right, directory=signed)
+
+
+def beside_another_identity_key(coordinator, claim: Claim, right: Enrolment) -> Enrolment:
+    entry = coordinator.authority.directory().active(right.client_id)
+    changed = dataclasses.replace(entry, identity_key=IdentityKey.from_seed(SEED).public)
+    signed = directory.sign_directory(Directory(9, (changed,)), coordinator.keys.authority)
+    return dataclasses.replace(right, directory=signed)
+
+
+def with_certificate(
+    right: Enrolment, authority: certificates.Authority, csr_der: bytes, name: str
+) -> Enrolment:
+    chain = certificates.issue_client(authority, csr_der, name, SERIAL, time.time())
+    return dataclasses.replace(right, certificate_chain_pem=chain)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (by_another_ca, IdentityError),
+        (for_another_name, IdentityError),
+        (for_another_tls_key, IdentityError),
+        (with_a_directory_by_another, SignatureError),
+        (beside_another_identity_key, IdentityError),
+    ],
+)
+def test_an_edge_stores_no_enrolment_that_is_not_its_own(
+    coordinator, edge: Edge, monkeypatch: pytest.MonkeyPatch, change, error: type
+) -> None:
+    enrol_rightly = coordinator.authority.enrol
+
+    def enrol_wrongly(claim: Claim) -> Enrolment:
+        return change(coordinator, claim, enrol_rightly(claim))
+
+    monkeypatch.setattr(coordinator.authority, "enrol", enrol_wrongly)
+    join_token, state = coordinator.invite("a"), edge("a")
+    with pytest.raises(error):
         enrol(join_token, state)
+    assert [path.name for path in state.keys.iterdir()] == ["identity.seed"]
+    assert not state.is_enrolled
+
+    monkeypatch.setattr(coordinator.authority, "enrol", enrol_rightly)
+    enrol(join_token, state)
 
 
 def test_a_joined_folder_answers_the_same_token_without_a_call(coordinator, edge: Edge) -> None:

@@ -167,8 +167,8 @@ LOOP = "{% for m in messages %}<|{{ m.role }}|>"
 END = "<|end|>{% endfor %}"
 PROMPT = "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 MARKED = (
-    LOOP + "{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|end|>"
-    "{% endgeneration %}{% else %}{{ m.content }}<|end|>{% endif %}{% endfor %}" + PROMPT
+    LOOP + "{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}"
+    "{% else %}{{ m.content }}{% endif %}" + END + PROMPT
 )
 DROPS_THOUGHTS = (
     LOOP + "{% if loop.last %}{{ m.content }}{% else %}{{ m.content.split('</think>')[-1] }}"
@@ -199,7 +199,7 @@ def templated(
 
 @pytest.mark.parametrize(
     "templated",
-    [LOOP + "{{ m.content }}" + END + PROMPT, MARKED, DROPS_THOUGHTS],
+    [LOOP + "{{ m.content }}" + END + PROMPT, DROPS_THOUGHTS],
     indirect=True,
 )
 def test_only_the_turns_of_the_assistant_are_learnt(templated: PreTrainedTokenizerBase) -> None:
@@ -207,6 +207,29 @@ def test_only_the_turns_of_the_assistant_are_learnt(templated: PreTrainedTokeniz
     assert learnt_text(templated, encoded) == "A star.<|end|>Cold water.<|end|>"
     text = templated.decode(encoded.examples[0].ids)
     assert text.startswith("<|system|>Be brief.<|end|><|user|>What is the sun?<|end|><|assistant|>")
+
+
+@pytest.mark.parametrize("templated", [MARKED], indirect=True)
+def test_a_template_with_generation_markers_has_its_way(
+    templated: PreTrainedTokenizerBase,
+) -> None:
+    encoded = encode(data_of(chat(CHAT)), templated, Encoding(999))
+    assert learnt_text(templated, encoded) == "A star.Cold water."
+
+
+@pytest.mark.parametrize(
+    "templated",
+    [
+        LOOP + "{{ m.content }}" + END + PROMPT.replace("<|assistant|>", "<|assistant|><think>"),
+        LOOP + "{{ m.content }}" + END + PROMPT.replace("{% endif %}", "{% else %}!{% endif %}"),
+    ],
+    indirect=True,
+)
+def test_a_generation_prompt_that_is_not_in_the_conversation_does_no_harm(
+    templated: PreTrainedTokenizerBase,
+) -> None:
+    encoded = encode(data_of(chat(CHAT[:3])), templated, Encoding(999))
+    assert learnt_text(templated, encoded).startswith("A star.<|end|>")
 
 
 @pytest.mark.parametrize("templated", [LOOP + "{{ m.content }}" + END], indirect=True)
@@ -221,7 +244,7 @@ def test_without_a_generation_prompt_the_header_is_learnt_too(
 def test_a_turn_that_the_template_rewrites_is_not_learnt(
     templated: PreTrainedTokenizerBase,
 ) -> None:
-    turns = [(role, text.replace("A ", "think</think>A ")) for role, text in CHAT]
+    turns = [(role, text.replace("A star", "A guess</think>A star")) for role, text in CHAT]
     encoded = encode(data_of(chat(turns)), templated, Encoding(999))
     assert learnt_text(templated, encoded) == "Cold water.<|end|>"
 

@@ -12,7 +12,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from offsite.edge_client import tuning
-from offsite.edge_client.batches import MicroBatch, micro_batches
+from offsite.edge_client.attention import attention_for
+from offsite.edge_client.batches import micro_batches
 from offsite.edge_client.checkpoint import Binding, Checkpoint
 from offsite.edge_client.logits import summed_loss
 from offsite.edge_client.outcome import Tuned
@@ -196,10 +197,11 @@ def test_gradients_of_bf16_weights_are_summed_in_fp32() -> None:
     assert any(not gradient.equal(gradient.bfloat16().float()) for gradient in seen.values())
 
 
-def test_gradient_checkpointing_changes_nothing() -> None:
-    for family in FAMILIES:
-        plain = run(family)
-        assert_equal(run(family, replace(SETTINGS, gradient_checkpointing=True)), plain)
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradient_checkpointing_changes_nothing(family: str, dtype: torch.dtype) -> None:
+    settings = replace(SETTINGS, gradient_checkpointing=True)
+    assert_equal(run(family, settings, dtype=dtype), run(family, dtype=dtype))
 
 
 def test_gradients_are_clipped() -> None:
@@ -410,4 +412,16 @@ def test_the_random_state_of_the_process_is_left_alone() -> None:
     before = torch.get_rng_state()
     tune(model, parameters, values_of(parameters), EXAMPLES, Task(SETTINGS))
     assert torch.equal(torch.get_rng_state(), before)
-    assert isinstance(micro_batches(EXAMPLES, 60)[0], MicroBatch)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tokens", "plain"),
+    [(torch.bfloat16, 160, True), (torch.bfloat16, 161, False), (torch.float32, 8, False)],
+)
+def test_short_rows_in_bf16_take_the_plain_formula(
+    dtype: torch.dtype, tokens: int, plain: bool
+) -> None:
+    ids = torch.zeros(1, tokens, dtype=torch.int64)
+    with attention_for(ids, dtype):
+        assert torch.backends.cuda.flash_sdp_enabled() is not plain
+    assert torch.backends.cuda.flash_sdp_enabled()

@@ -264,9 +264,12 @@ def test_a_release_without_a_needed_file_is_refused(
         open_now(forge({name: None}), signer)
 
 
-def test_a_huge_configuration_is_refused(forge: Forge, signer: IdentityKey) -> None:
+def test_a_huge_configuration_is_refused_unread(forge: Forge, signer: IdentityKey) -> None:
+    checks: list[Check] = []
+    folder = forge({"config.json": b" " * ((1 << 20) + 1)})
     with pytest.raises(PeerError, match=r"config\.json: expected at most"):
-        open_now(forge({"config.json": b" " * ((1 << 20) + 1)}), signer)
+        open_now(folder, signer, observe=checks.append)
+    assert checks[-1].name == "file sizes"
 
 
 def tensors_of(folder: Path, name: str) -> dict[str, torch.Tensor]:

@@ -141,3 +141,17 @@ def test_the_chunk_that_differs_is_named(tmp_path: Path) -> None:
     (tmp_path / "big.bin").write_bytes(changed)
     with pytest.raises(IntegrityError, match=r"big.bin: chunk 2 of 4"):
         verify_chunks(tmp_path, entry, counted.append)
+
+
+def test_a_list_that_fits_a_changed_file_is_refused(tmp_path: Path) -> None:
+    for name in ("signed", "forged"):
+        (tmp_path / name).mkdir()
+        with ChunkedFile(tmp_path / name, "a") as file:
+            file.write(name.encode())
+            entry = file.finish()
+        if name == "signed":
+            signed = entry
+    read: list[int] = []
+    with pytest.raises(IntegrityError, match=r"a\.chunks: expected the signed digest"):
+        verify_chunks(tmp_path / "forged", signed, read.append)
+    assert not read

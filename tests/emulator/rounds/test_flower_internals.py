@@ -1,7 +1,9 @@
 """The contract with the parts of Flower that are not public; a new Flower must pass this first."""
 
 import logging
+import re
 import time
+from pathlib import Path
 
 import pytest
 from flwr.app import Error, Message, Metadata, RecordDict
@@ -54,3 +56,30 @@ def test_flower_logs_no_chatter_when_quietened() -> None:
     from flwr.supercore.logger import FLOWER_LOGGER
 
     assert FLOWER_LOGGER.name == "flwr"
+
+
+PUBLIC = re.compile(r"flwr\.(?:app|serverapp|serverapp\.strategy|clientapp|clientapp\.mod)")
+IMPORT = re.compile(r"^\s*(?:from|import) (flwr[\w.]*)", re.MULTILINE)
+ROOT = Path(__file__).parents[3]
+
+
+def test_no_other_file_imports_what_is_not_public() -> None:
+    here = Path(flower_internals.__file__).resolve()
+    roots = (
+        "benchmarks",
+        "coordinator",
+        "edge_client",
+        "emulator",
+        "examples",
+        "kernels",
+        "secure",
+    )
+    found = [
+        f"{path.relative_to(ROOT)}: {module}"
+        for root in roots
+        for path in (ROOT / root).rglob("*.py")
+        if path.resolve() != here
+        for module in IMPORT.findall(path.read_text(encoding="utf-8"))
+        if not PUBLIC.fullmatch(module)
+    ]
+    assert found == []

@@ -13,22 +13,17 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from offsite.coordinator.adapter_files import AdapterFiles
 from offsite.coordinator.authority import Authority
-from offsite.coordinator.campaign import CampaignResult, run_campaign
-from offsite.coordinator.campaign_parts import (
-    Campaign,
-    CampaignSettings,
-    CoordinatorKeys,
-    Member,
-    Release,
-)
+from offsite.coordinator.campaign import run_campaign
+from offsite.coordinator.campaign_parts import Campaign, CoordinatorKeys, Member
+from offsite.coordinator.campaign_record import CampaignResult
 from offsite.coordinator.commands.emulate import release_of
-from offsite.coordinator.config import CoordinatorConfig
+from offsite.coordinator.gatekeeper import Gatekeeper
 from offsite.coordinator.grid import GrpcGrid
 from offsite.coordinator.keys import ServerCertificate
 from offsite.coordinator.mailbox import CampaignStatus, Mailbox
 from offsite.coordinator.models import gate_of, load_model
+from offsite.coordinator.records import record_of
 from offsite.coordinator.service.artefacts import ArtefactService
 from offsite.coordinator.service.enrolment import EnrolmentService
 from offsite.coordinator.service.rounds import RoundService
@@ -75,11 +70,12 @@ def serve_campaign(root: Path, overrides: Sequence[str], stay: bool, terminal: T
 
 
 def _start(workspace: Workspace, authority: Authority, mailbox: Mailbox) -> RunningServer:
-    certificate = ServerCertificate(workspace.state, workspace.keys)
+    keys = workspace.keys
+    certificate = ServerCertificate(workspace.state, keys)
     return start_server(
         workspace.config.server.listen,
-        ServerTls(certificate.current, workspace.keys.client_roots_pem),
-        authority,
+        ServerTls(certificate.current, keys.client_roots_pem),
+        Gatekeeper(authority, workspace.store, keys.bootstrap_ca_pem),
         (
             lambda server: add_EnrolmentServiceServicer_to_server(
                 EnrolmentService(authority), server
@@ -95,40 +91,18 @@ def _start(workspace: Workspace, authority: Authority, mailbox: Mailbox) -> Runn
 def _run(
     workspace: Workspace, bundle: Bundle, authority: Authority, mailbox: Mailbox
 ) -> CampaignResult:
-    config = workspace.config
-    model = load_model(config, bundle)
-    settings = settings_of(config)
+    keys, record = workspace.keys, record_of(workspace, bundle)
+    model = load_model(workspace.config, bundle)
+    campaign_id = record.open(time.time()).campaign_id
     campaign = Campaign(
-        settings=settings,
-        release=Release(bundle.digest, bundle.adapter_schema, bundle.load_adapter()),
-        keys=CoordinatorKeys(
-            workspace.keys.coordinator, SealingKey.from_seed(workspace.keys.sealing_seed)
-        ),
-        store=workspace.store.campaigns,
-        files=AdapterFiles(workspace.state.root),
-        grid=GrpcGrid(mailbox, workspace.store, 1),
+        record=record,
+        keys=CoordinatorKeys(keys.coordinator, SealingKey.from_seed(keys.sealing_seed)),
+        grid=GrpcGrid(mailbox, workspace.store, campaign_id),
         members=lambda: members_of(authority),
-        gate=gate_of(config, bundle, model),
+        gate=gate_of(workspace.config, bundle, model),
         announce=lambda phase, reason: mailbox.set_status(CampaignStatus(phase, reason)),
     )
     return run_campaign(campaign)
-
-
-def settings_of(config: CoordinatorConfig) -> CampaignSettings:
-    """The campaign's part of the settings."""
-    section = config.campaign
-    return CampaignSettings(
-        tuning=config.tuning,
-        strategy=section.strategy,
-        server_learning_rate=section.server_learning_rate,
-        min_clients=section.min_clients,
-        min_replies=section.min_replies,
-        rounds=section.rounds,
-        patience=section.patience,
-        tolerance=config.gate.tolerance,
-        deadline_s=section.deadline_s,
-        seed=section.seed,
-    )
 
 
 def members_of(authority: Authority) -> Mapping[int, Member]:

@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 import grpc
 
-from offsite.coordinator.mailbox import Mailbox, Phase
+from offsite.coordinator.mailbox import CampaignStatus, Mailbox, Phase
 from offsite.coordinator.service.interceptor import caller
 from offsite.coordinator.service.streaming import stream_file
 from offsite.coordinator.spool import ReplyFile, Upload
@@ -58,9 +58,9 @@ class RoundService(pb_grpc.RoundServiceServicer):
                 row = await asyncio.to_thread(self._mailbox.next_instruction, client_id)
                 status = self._mailbox.status
                 if row or status.phase in _OVER or not await _within(until, changed):
-                    reason = status.reason[:_REASON_CHARS]
-                    phase = _PHASES[status.phase]
-                    return pb.AwaitResponse(phase=phase, instruction=_ref(row), reason=reason)
+                    if status.phase in _OVER:
+                        self._mailbox.tell_end(client_id)
+                    return _answer(status, row)
 
     async def FetchMessage(
         self,
@@ -206,6 +206,14 @@ def _ringing(loop: asyncio.AbstractEventLoop, changed: asyncio.Event) -> Callabl
             loop.call_soon_threadsafe(changed.set)
 
     return ring
+
+
+def _answer(status: CampaignStatus, row: MessageRow | None) -> pb.AwaitResponse:
+    return pb.AwaitResponse(
+        phase=_PHASES[status.phase],
+        instruction=_ref(row),
+        reason=status.reason[:_REASON_CHARS],
+    )
 
 
 def _ref(row: MessageRow | None) -> pb.MessageRef | None:

@@ -156,7 +156,7 @@ def _read_envelope(folder: Path) -> bytes:
     path = folder / MANIFEST_NAME
     if not folder.is_dir():
         raise ConfigError(f"{folder}: expected the folder of a bundle, found none")
-    if path.is_symlink() or not path.is_file():
+    if not path.is_file():  # a link is found with the file set
         raise IntegrityError(f"{folder}: expected {MANIFEST_NAME}, found none: fetch it again")
     with path.open("rb") as file:
         return file.read(ENVELOPE_BYTES + 1)

@@ -17,6 +17,18 @@ from flwr.app import Error, Message, Metadata, RecordDict
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+__all__ = [  # `Run` is what `Grid.run` returns
+    "SERVER_NODE_ID",
+    "Run",
+    "assign_message_id",
+    "empty_run",
+    "message_with_metadata",
+    "quieten",
+    "set_task_identity",
+]
+
+SERVER_NODE_ID = 1
+"""Flower's number for the server's own node."""
 TASK_ID = 1
 """Flower numbers the tasks of a run; an engine of our own has one."""
 

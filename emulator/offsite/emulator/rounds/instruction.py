@@ -73,6 +73,8 @@ def read_instruction(
         PeerError: it is malformed, not signed by the coordinator, late, or its adapter is not
             the one that the plan names.
     """
+    if message.has_error():
+        raise PeerError("instruction: expected content, it holds an error")
     content = message.content
     config, arrays = content.get(CONFIG), content.get(ARRAYS)
     if not isinstance(config, ConfigRecord) or not isinstance(arrays, ArrayRecord):

@@ -1,0 +1,54 @@
+"""`coordinator evaluate`: the four rows, on the gate or on questions of the owner's choice."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Group
+from transformers import PreTrainedModel
+
+from offsite.coordinator.commands.emulate import release_of
+from offsite.coordinator.evaluation import evaluate
+from offsite.coordinator.models import DTYPES, adapter_of, load_model, load_questions
+from offsite.coordinator.records import result_of
+from offsite.coordinator.workspace import open_workspace
+from offsite.emulator.base_model import load_tokenizer
+from offsite.emulator.terminal import Terminal
+from offsite.secure.errors import ConfigError
+
+
+def evaluate_table(
+    root: Path, overrides: Sequence[str], questions: Path | None, limit: int, terminal: Terminal
+) -> None:
+    """Scores full model, emulator, tuned emulator and plug-in."""
+    with open_workspace(root, overrides, exclusive=True) as workspace:
+        config = workspace.config
+        path = questions or config.gate.questions
+        if path is None:
+            raise ConfigError("no questions: give --questions FILE or set gate.questions")
+        asked = load_questions(path, limit)
+        bundle = release_of(workspace)
+        result = result_of(workspace, bundle)
+        emulator = bundle.load_emulator(DTYPES[config.model.dtype])
+        assert isinstance(emulator, PreTrainedModel)
+        started = time.monotonic()
+        with terminal.progress("evaluating") as report:
+            found = evaluate(
+                load_model(config, bundle),
+                emulator,
+                load_tokenizer(config.model.path),
+                adapter_of(bundle),
+                result.adapter,
+                asked,
+                batch_tokens=config.gate.batch_tokens,
+                report=report,
+            )
+        document = found.to_json() | {
+            "questions": str(path),
+            "released": result.released,
+            "reason": result.reason,
+            "bundle_bytes": bundle.manifest.bundle_bytes,
+            "update_bytes": sum(spec.num_bytes for spec in bundle.adapter_schema.values()),
+            "evaluation_seconds": round(time.monotonic() - started, 1),
+        }
+    terminal.result(Group(found.to_table(), result.reason), document)

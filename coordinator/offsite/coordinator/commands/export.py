@@ -1,0 +1,64 @@
+"""`coordinator export`: the tuned adapter in three forms, each in a folder of its own.
+
+peft      for `PeftModel.from_pretrained`; whole blocks in their low-rank form
+adapter   the tensors as they were tuned, with their layer map
+merged    a checkpoint for `AutoModelForCausalLM.from_pretrained`
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from offsite.coordinator.commands.emulate import release_of
+from offsite.coordinator.export.checkpoint import export_adapter, export_merged
+from offsite.coordinator.export.low_rank import LowRankOptions
+from offsite.coordinator.export.peft_adapter import PeftExport, export_peft
+from offsite.coordinator.export.tuned import Tuned
+from offsite.coordinator.models import adapter_of, gate_of, load_model
+from offsite.coordinator.records import result_of
+from offsite.coordinator.workspace import open_workspace
+from offsite.emulator.base_model import load_tokenizer
+from offsite.emulator.terminal import Terminal
+from offsite.secure.errors import PolicyError
+
+
+def export_result(
+    root: Path, overrides: Sequence[str], out: Path | None, rank: int, terminal: Terminal
+) -> None:
+    """Writes what may be released.
+
+    Raises:
+        PolicyError: no round came within the tolerance of the full model.
+    """
+    options = LowRankOptions(rank=rank)
+    with open_workspace(root, overrides, exclusive=True) as workspace:
+        bundle = release_of(workspace)
+        result = result_of(workspace, bundle)
+        if not result.released:
+            raise PolicyError(f"{result.reason}; nothing was exported")
+        folder = out or workspace.state.export
+        model = load_model(workspace.config, bundle)
+        tuned = Tuned(
+            model=model,
+            tokenizer=load_tokenizer(workspace.config.model.path),
+            adapter=adapter_of(bundle),
+            tensors=result.adapter,
+            base_name=workspace.config.model.name,
+            base_fingerprint=bundle.manifest.facts.base_fingerprint,
+        )
+        terminal.note("writing the adapter, the merged checkpoint and the PEFT adapter")
+        export_adapter(folder / "adapter", tuned)
+        export_merged(folder / "merged", tuned)
+        peft = export_peft(
+            folder / "peft", tuned, options, gate_of(workspace.config, bundle, model)
+        )
+    terminal.result(_text(folder, peft), {"export": str(folder), "peft": asdict(peft)})
+
+
+def _text(folder: Path, peft: PeftExport) -> str:
+    kept = "" if peft.kept_share is None else f", {peft.kept_share:.0%} of the gain on the gate"
+    return (
+        f"{folder / 'peft'}: rank up to {peft.largest_rank}{kept}\n"
+        f"{folder / 'adapter'}: the tensors as they were tuned\n"
+        f"{folder / 'merged'}: a checkpoint for transformers"
+    )

@@ -1,0 +1,1 @@
+"""Taking the result away: adapter tensors, a merged checkpoint, a PEFT adapter."""

@@ -1,0 +1,51 @@
+"""The campaign of an opened workspace, as its settings, release and rows have it."""
+
+from offsite.coordinator.adapter_files import AdapterFiles
+from offsite.coordinator.campaign_parts import CampaignSettings, Release
+from offsite.coordinator.campaign_record import CampaignRecord, CampaignResult
+from offsite.coordinator.config import CoordinatorConfig
+from offsite.coordinator.workspace import Workspace
+from offsite.emulator.bundle.bundle import Bundle
+from offsite.secure.errors import ConfigError
+
+
+def record_of(workspace: Workspace, bundle: Bundle) -> CampaignRecord:
+    """What is written down of the campaign with this release."""
+    return CampaignRecord(
+        settings=settings_of(workspace.config),
+        release=Release(bundle.digest, bundle.adapter_schema, bundle.load_adapter()),
+        store=workspace.store.campaigns,
+        files=AdapterFiles(workspace.state.root),
+    )
+
+
+def settings_of(config: CoordinatorConfig) -> CampaignSettings:
+    """The campaign's part of the settings."""
+    section = config.campaign
+    return CampaignSettings(
+        tuning=config.tuning,
+        strategy=section.strategy,
+        server_learning_rate=section.server_learning_rate,
+        min_clients=section.min_clients,
+        min_replies=section.min_replies,
+        rounds=section.rounds,
+        patience=section.patience,
+        tolerance=config.gate.tolerance,
+        deadline_s=section.deadline_s,
+        seed=section.seed,
+    )
+
+
+def result_of(workspace: Workspace, bundle: Bundle) -> CampaignResult:
+    """The best adapter so far.
+
+    Raises:
+        ConfigError: no round of this release is closed yet.
+    """
+    row = workspace.store.campaigns.current()
+    record = record_of(workspace, bundle)
+    if row is None or row.release_sha256 != bundle.digest or not record.closed(row):
+        raise ConfigError(
+            "no round of this release is closed yet; run `coordinator serve` and let edges join"
+        )
+    return record.result(row)

@@ -1,0 +1,50 @@
+"""`edge-client status`: who this edge is, what it fetched, what it is working on."""
+
+import time
+from pathlib import Path
+
+from offsite.edge_client.inbox import Inbox
+from offsite.edge_client.state import EdgeState
+from offsite.emulator.bundle.manifest import MANIFEST_NAME, Manifest
+from offsite.emulator.terminal import Terminal
+from offsite.secure.certificates import validity_unix_s
+from offsite.secure.envelope import from_bytes
+from offsite.secure.errors import ConfigError
+
+DAY_S = 24 * 3600
+
+
+def show_status(root: Path, terminal: Terminal) -> None:
+    """Works while the edge is in a campaign."""
+    if not root.is_dir():
+        raise ConfigError(f"{root}: no such folder; `edge-client join` makes it")
+    with EdgeState.open(root, exclusive=False) as state:
+        document = _document(state)
+    text = "\n".join(f"{key.replace('_', ' ')}: {value}" for key, value in document.items())
+    terminal.result(text, document)
+
+
+def _document(state: EdgeState) -> dict[str, object]:
+    membership, now = state.membership(), time.time()
+    directory = state.directory(now)
+    coordinator = directory.coordinator().identity_key
+    days = (validity_unix_s(state.tls_pem())[1] - now) / DAY_S
+    return {
+        "client": membership.client_id,
+        "coordinator": membership.address,
+        "coordinator_key": coordinator.short,
+        "identity_key": state.identity_key().public.short,
+        "directory_version": directory.version,
+        "certificate_days_left": round(days, 1),
+        "release": _release(state.bundle),
+        "updates_not_yet_sent": len(Inbox(state.rounds).unsent()),
+        "rounds_under_way": sum(path.is_dir() for path in state.rounds.iterdir()),
+    }
+
+
+def _release(bundle: Path) -> str:
+    path = bundle / MANIFEST_NAME
+    if not path.exists():
+        return "none"
+    facts = Manifest.from_bytes(from_bytes(path.read_bytes()).payload).facts
+    return f"version {facts.release_version} of {facts.base_model}"

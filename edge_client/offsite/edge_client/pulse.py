@@ -1,0 +1,90 @@
+"""Tells the coordinator that this edge lives while it is busy tuning.
+
+While an edge waits, its long poll says so; while it tunes, a thread asks `Await` now and then and
+says in a few words what is going on. The answer also says whether the instruction at hand is still
+open: a round that was closed meanwhile need not be tuned to its end.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Final
+
+import grpc
+
+from offsite.secure import limits
+from offsite.secure.errors import ExpiredError
+from offsite.v1 import rounds_pb2 as pb
+from offsite.v1 import rounds_pb2_grpc as pb_grpc
+
+STATUS_CHARS: Final = 200
+_GLANCE_S: Final = 0.1
+
+
+class Pulse:
+    """What the edge is doing, told every `interval_s` seconds while it is busy."""
+
+    def __init__(self, channel: grpc.Channel, interval_s: float = limits.LONG_POLL_S) -> None:
+        self._stub = pb_grpc.RoundServiceStub(channel)
+        self._interval_s = interval_s
+        self._status = "starting"
+        self._withdrawn = threading.Event()
+        self._idle = threading.Event()
+
+    @property
+    def status(self) -> str:
+        """The words that are told next."""
+        return self._status
+
+    def say(self, status: str) -> None:
+        """What the edge does now, for the operator of the coordinator: no secrets, no data."""
+        self._status = status[:STATUS_CHARS]
+
+    def check(self) -> None:
+        """To be called between steps.
+
+        Raises:
+            ExpiredError: the round was closed; its reply would not be taken.
+        """
+        if self._withdrawn.is_set():
+            raise ExpiredError("the round was closed meanwhile: it goes on without this edge")
+
+    @contextmanager
+    def beating(self, message_id: str) -> Iterator[None]:
+        """Beats in a thread while the work on a message goes on inside."""
+        self._withdrawn.clear()
+        self._idle.clear()
+        thread = threading.Thread(
+            target=self._beat, args=(message_id,), name="offsite-pulse", daemon=True
+        )
+        thread.start()
+        try:
+            yield
+        finally:
+            self._idle.set()
+            thread.join()
+
+    def _beat(self, message_id: str) -> None:
+        while not self._idle.is_set():
+            answered = threading.Event()
+            call = self._stub.Await.future(
+                pb.AwaitRequest(status=self._status),
+                timeout=limits.LONG_POLL_S + limits.CALL_DEADLINE_S,
+            )
+            call.add_done_callback(partial(_note, answered))
+            while not answered.wait(_GLANCE_S) and not self._idle.is_set():
+                pass
+            if not answered.is_set():
+                call.cancel()  # the work is done
+            # A beat that did not arrive does not matter.
+            elif call.code() is grpc.StatusCode.OK:
+                if call.result().instruction.message_id != message_id:
+                    self._withdrawn.set()
+                self._idle.wait(self._interval_s)
+            else:
+                self._idle.wait(limits.RETRY_CAP_S)
+
+
+def _note(answered: threading.Event, call: object) -> None:
+    answered.set()

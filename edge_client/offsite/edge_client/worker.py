@@ -1,0 +1,206 @@
+"""The edge inside a campaign: one instruction after the other until the campaign ends.
+
+    await ─> fetch instruction ─> ClientApp ─> write reply ─> upload ─> erase ─┐
+      ^────────────────────────────────────────────────────────────────────────┘
+
+Killed at any step, the same command goes on: a reply that is there is only sent, an instruction is
+tuned on from its own checkpoint (see `inbox.py`).
+
+Rules it enforces:
+
+* a round that fails on this edge does not end it: the coordinator gets a Flower `Error` and the
+  edge waits for the next instruction;
+* that error's text never quotes the data owner's rows, paths or settings; those stay in the log;
+* a reply that is too late is dropped, not sent again; an edge that was revoked stops.
+"""
+
+import enum
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import grpc
+from flwr.app import Context, Error, Message, RecordDict
+
+from offsite.edge_client.inbox import Inbox, fetch_instruction
+from offsite.edge_client.pulse import Pulse
+from offsite.edge_client.resume import WORKER_RETRIES, Persistence
+from offsite.edge_client.upload import Reply, upload_reply
+from offsite.emulator.progress import Report, silent
+from offsite.emulator.rounds.messages import message_from_bytes, message_to_bytes
+from offsite.secure import limits
+from offsite.secure.errors import ExpiredError, IdentityError, PeerError, PolicyError
+from offsite.secure.names import node_id
+from offsite.v1 import rounds_pb2 as pb
+from offsite.v1 import rounds_pb2_grpc as pb_grpc
+
+ROUND_FOLDER: Final = "round-folder"
+"""Key of `Context.node_config`: the folder of the message at hand, for the tuning's checkpoint."""
+CLIENT_APP_RAISED: Final = 2
+"""Flower's code for "the client app raised an exception"."""
+TRIES_PER_MESSAGE: Final = 3
+"""How often one instruction may be refused, or its reply, before the edge gives up."""
+
+App = Callable[[Message, Context], Message]
+
+_log = logging.getLogger(__name__)
+
+
+class Ending(enum.Enum):
+    """How a campaign ended."""
+
+    ENDED = enum.auto()
+    FAILED = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignEnd:
+    """How and why, in the coordinator's words."""
+
+    ending: Ending
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ears:
+    """Who is told what the worker does, beside the coordinator."""
+
+    say: Callable[[str], None] = lambda text: None
+    receiving: Report = silent
+    sending: Report = silent
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """What a worker works with; `rounds` is the folder of `inbox.py`."""
+
+    channel: grpc.Channel
+    client_id: str
+    rounds: Path
+    pulse: Pulse
+    ears: Ears = field(default_factory=Ears)
+    persistence: Persistence = field(default_factory=lambda: Persistence(WORKER_RETRIES))
+
+
+def run_worker(edge: Edge, client_app: App) -> CampaignEnd:
+    """Works until the campaign ends.
+
+    Raises:
+        TransportError: the coordinator stayed away; the next call goes on.
+        IdentityError: this edge was revoked.
+        PeerError: the coordinator keeps sending what cannot be obeyed.
+    """
+    inbox, tries = Inbox(edge.rounds), _Tries()
+    # (1) Replies from before a kill.
+    for message_id in inbox.unsent():
+        _send(edge, inbox, message_id, tries)
+    while True:
+        # (2) The next instruction, or the end.
+        answer = _next(edge)
+        end = _end_of(answer)
+        if end is not None:
+            inbox.erase_others(None)
+            return end
+        if not answer.HasField("instruction"):
+            continue
+        message_id = answer.instruction.message_id
+        inbox.erase_others(message_id)
+        try:
+            # (3) to (4) Fetched, answered, on the disk.
+            _answer(edge, inbox, answer.instruction, client_app)
+        except PeerError as error:
+            tries.refused(message_id, error)
+            continue
+        # (5) Sent.
+        _send(edge, inbox, message_id, tries)
+
+
+def _next(edge: Edge) -> pb.AwaitResponse:
+    stub = pb_grpc.RoundServiceStub(edge.channel)
+    edge.pulse.say("waiting")
+    edge.ears.say("waiting for the next round")
+
+    def ask() -> pb.AwaitResponse:
+        request = pb.AwaitRequest(status=edge.pulse.status)
+        return stub.Await(request, timeout=limits.LONG_POLL_S + limits.CALL_DEADLINE_S)
+
+    return edge.persistence.run(ask)
+
+
+def _end_of(answer: pb.AwaitResponse) -> CampaignEnd | None:
+    match answer.phase:
+        case pb.CAMPAIGN_PHASE_ENDED:
+            return CampaignEnd(Ending.ENDED, answer.reason)
+        case pb.CAMPAIGN_PHASE_FAILED:
+            return CampaignEnd(Ending.FAILED, answer.reason)
+        case _:
+            return None
+
+
+def _answer(edge: Edge, inbox: Inbox, ref: pb.MessageRef, client_app: App) -> None:
+    """Leaves the complete reply in the inbox."""
+    if inbox.reply(ref.message_id).is_file():
+        return
+    path = fetch_instruction(edge.channel, inbox, ref, edge.persistence, edge.ears.receiving)
+    instruction = message_from_bytes(path.read_bytes())
+    with edge.pulse.beating(ref.message_id):
+        reply = _call(edge, client_app, instruction, path.parent)
+        inbox.write_reply(ref.message_id, message_to_bytes(reply))
+
+
+def _call(edge: Edge, client_app: App, instruction: Message, folder: Path) -> Message:
+    """The ClientApp's reply, or a Flower error in its place."""
+    context = Context(
+        run_id=instruction.metadata.run_id,
+        node_id=node_id(edge.client_id),
+        node_config={ROUND_FOLDER: str(folder.resolve())},
+        state=RecordDict(),
+        run_config={},
+    )
+    try:
+        return client_app(instruction, context)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the next round may succeed
+        _log.exception("the round failed on this edge")
+        edge.ears.say(f"the round failed on this edge: {error}")
+        return Message(Error(CLIENT_APP_RAISED, public_text(error)), reply_to=instruction)
+
+
+def public_text(error: Exception) -> str:
+    """What the coordinator may know of an error on this edge.
+
+    What came from the coordinator may be named. Any other message may quote the owner's data,
+    paths or settings: it stays here.
+    """
+    if isinstance(error, PeerError | PolicyError):
+        return f"{type(error).__name__}: {error}"[:500]
+    return f"{type(error).__name__}: the round failed on this edge; its log says why"
+
+
+def _send(edge: Edge, inbox: Inbox, message_id: str, tries: "_Tries") -> None:
+    """Uploads a reply and erases its folder, also when nobody wants it any more."""
+    edge.pulse.say("sending the update")
+    reply = Reply.of(message_id, inbox.reply(message_id))
+    try:
+        upload_reply(edge.channel, reply, edge.persistence, edge.ears.sending)
+    except ExpiredError as error:
+        edge.ears.say(f"too late: {error}")
+        _log.warning("reply to %s was too late: %s", message_id, error)
+    except PeerError as error:
+        tries.refused(message_id, error)
+    inbox.erase(message_id)
+
+
+class _Tries:
+    """Counts refusals per message, so that a mistake on either side cannot loop for ever."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+
+    def refused(self, message_id: str, error: PeerError) -> None:
+        """Raises the error if it is about this edge itself, or came too often."""
+        self._counts[message_id] = self._counts.get(message_id, 0) + 1
+        if isinstance(error, IdentityError) or self._counts[message_id] >= TRIES_PER_MESSAGE:
+            raise error
+        _log.warning("message %s: %s", message_id, error)
