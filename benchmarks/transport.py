@@ -1,15 +1,18 @@
 """How fast, how lean and how resumable a release travels: `python -m benchmarks.transport`.
 
-One server process and one client process on loopback, mutual TLS, the real service and the real
-fetching code; the release is one file of random bytes with a real signed manifest. Whole bundles
-are checked once more after they arrived (`open_bundle`); that is not transport and not measured.
+A server process and a client process on loopback, mutual TLS, the real service and the real
+fetching code; the release is one file of random bytes with a real signed manifest. A whole bundle
+is checked once more after it arrived (`open_bundle`); that is not transport and not measured.
 
-Baseline: a bare gRPC server-stream of the same chunks of the same file, from the same server
-process over the same TLS, read by a generated stub that counts bytes and drops them. Runs of both
-alternate, so that a busy machine disturbs both.
+Baselines: a bare gRPC server-stream of the same chunks of the same file over the same TLS, read by
+a generated stub that counts bytes and drops them.
+    bare        gRPC as it comes, in processes of its own; the ratio refers to it
+    bare_tuned  the same with the allocator settings of `offsite.emulator.heap`, from the real server
+All take turns, so that a busy machine disturbs all. A fetch does more than `bare_tuned` does: it
+hashes every byte (about 0.5 s of processor time per GiB) and writes it (about 0.25 s).
 
 Prints one JSON line per measurement and a summary:
-    {"what": "bare" | "fetch", "run": n, "seconds": s, "cpu_s": client's, "gb_per_s": r}
+    {"what": "bare" | "bare_tuned" | "fetch", "run": n, "seconds": s, "cpu_s": client's, ...}
     {"what": "resume", ...}   a client killed (SIGKILL) at half, and what its successor was sent
     {"what": "summary", "ratio": fetch / bare by medians, "client_peak_mb": above idle, ...}
 """
@@ -28,14 +31,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import grpc
 
 from offsite.coordinator.gatekeeper import Gatekeeper, Peer, PeerRole
 from offsite.coordinator.service.artefacts import ArtefactService
-from offsite.coordinator.service.server import ServerTls, start_server
+from offsite.coordinator.service.server import Register, ServerTls, start_server
 from offsite.edge_client import fetch
 from offsite.emulator.adapters.adapter import AdapterKind, AdapterSpec
 from offsite.emulator.bundle.chunks import ChunkedFile
@@ -50,7 +52,7 @@ from offsite.v1 import artefacts_pb2_grpc as pb_grpc
 
 FILE = "emulator.safetensors"
 BARE = "/offsite.benchmark.Bare/Stream"
-SENT = "/offsite.benchmark.Bare/Sent"
+SENT = "/offsite.benchmark.Count/Sent"
 OPTIONS = (
     ("grpc.ssl_target_name_override", names.SERVER_NAME),
     ("grpc.max_receive_message_length", limits.CONTROL_MESSAGE_BYTES),
@@ -133,8 +135,48 @@ class CountingArtefacts(ArtefactService):
 
 
 def serve(work: Path) -> None:
-    """Serves until a line arrives on standard input; then says how much memory it took."""
+    """The real service, and the baseline beside it."""
     artefacts = CountingArtefacts(work / "release")
+
+    async def sent(
+        request: pb.FetchRequest,
+        context: "grpc.aio.ServicerContext[pb.FetchRequest, pb.FetchRequest]",
+    ) -> pb.FetchRequest:
+        count, artefacts.sent = artefacts.sent, 0
+        return pb.FetchRequest(offset=count)
+
+    handler = grpc.unary_unary_rpc_method_handler(
+        sent, pb.FetchRequest.FromString, pb.FetchRequest.SerializeToString
+    )
+
+    def register(server: grpc.aio.Server) -> None:
+        pb_grpc.add_ArtefactServiceServicer_to_server(artefacts, server)
+        sent_handler = grpc.method_handlers_generic_handler(
+            "offsite.benchmark.Count", {"Sent": handler}
+        )
+        server.add_generic_rpc_handlers((sent_handler,))
+
+    _serve(work, [register, _bare_service(work)])
+
+
+def serve_bare(work: Path) -> None:
+    """The baseline alone, with nothing of ours in the process but the way it is started."""
+    _serve(work, [_bare_service(work)])
+
+
+def _serve(work: Path, services: list[Register]) -> None:
+    """Serves until a line arrives on standard input; then says how much memory it took."""
+    credential = certificates.Credential(
+        (work / "server.pem").read_bytes(), (work / "server.key").read_bytes()
+    )
+    tls = ServerTls(lambda: credential, (work / "ca.pem").read_bytes())
+    with start_server("127.0.0.1:0", tls, Anyone(), services) as running:
+        say(port=running.port, idle_mb=memory_mb("VmRSS"))
+        sys.stdin.readline()
+        say(peak_mb=memory_mb("VmHWM"))
+
+
+def _bare_service(work: Path) -> Register:
     descriptor = os.open(work / "release" / FILE, os.O_RDONLY)
 
     async def bare(
@@ -146,52 +188,38 @@ def serve(work: Path) -> None:
             offset += len(data)
             yield pb.FetchResponse(data=data)
 
-    async def sent(
-        request: pb.FetchRequest,
-        context: "grpc.aio.ServicerContext[pb.FetchRequest, pb.FetchRequest]",
-    ) -> pb.FetchRequest:
-        count, artefacts.sent = artefacts.sent, 0
-        return pb.FetchRequest(offset=count)
-
-    handlers = {
-        "Stream": grpc.unary_stream_rpc_method_handler(
-            bare, pb.FetchRequest.FromString, pb.FetchResponse.SerializeToString
-        ),
-        "Sent": grpc.unary_unary_rpc_method_handler(
-            sent, pb.FetchRequest.FromString, pb.FetchRequest.SerializeToString
-        ),
-    }
+    handler = grpc.unary_stream_rpc_method_handler(
+        bare, pb.FetchRequest.FromString, pb.FetchResponse.SerializeToString
+    )
 
     def register(server: grpc.aio.Server) -> None:
-        pb_grpc.add_ArtefactServiceServicer_to_server(artefacts, server)
-        server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler("offsite.benchmark.Bare", handlers),)
+        handlers = grpc.method_handlers_generic_handler(
+            "offsite.benchmark.Bare", {"Stream": handler}
         )
+        server.add_generic_rpc_handlers((handlers,))
 
-    credential = certificates.Credential(
-        (work / "server.pem").read_bytes(), (work / "server.key").read_bytes()
-    )
-    tls = ServerTls(lambda: credential, (work / "ca.pem").read_bytes())
-    with start_server("127.0.0.1:0", tls, Anyone(), [register]) as running:
-        say(port=running.port, idle_mb=memory_mb("VmRSS"))
-        sys.stdin.readline()
-        say(peak_mb=memory_mb("VmHWM"))
+    return register
 
 
-# ---- the client process
+# ---- the client processes
 
 
-def client(work: Path, port: int, runs: int) -> None:
-    """Alternates bare streams and fetches."""
-    keep_freed_buffers()  # for the baseline too
+def stream(work: Path, port: int, tuned: bool) -> None:
+    """A baseline."""
+    if tuned:
+        keep_freed_buffers()
     with connected(work, port) as channel:
         _bare(channel, limit=limits.MIB)
-        say(idle_mb=memory_mb("VmRSS"))
-        for run in range(runs):
-            _say_rate("bare", run, _timed(lambda: _bare(channel)))
-            _say_rate("fetch", run, _timed(partial(fetch_into, work, channel, f"run{run}")))
-            shutil.rmtree(work / f"run{run}.incoming")
-        say(peak_mb=memory_mb("VmHWM"))
+        say_rate(timed(lambda: _bare(channel)))
+
+
+def client(work: Path, port: int) -> None:
+    """A fetch, and what memory it took above that of the connected process."""
+    with connected(work, port) as channel:
+        idle_mb = memory_mb("VmRSS")
+        say_rate(timed(lambda: fetch_into(work, channel, "run")))
+        say(idle_mb=idle_mb, peak_mb=memory_mb("VmHWM"))
+    shutil.rmtree(work / "run.incoming")
 
 
 def half(work: Path, port: int) -> None:
@@ -211,7 +239,7 @@ def rest(work: Path, port: int) -> None:
     with connected(work, port) as channel:
         first = ask_sent(channel)
         kept = (work / "resumed.incoming" / FILE).stat().st_size
-        took = _timed(lambda: fetch_into(work, channel, "resumed"))
+        took = timed(lambda: fetch_into(work, channel, "resumed"))
         second = ask_sent(channel)
         say(
             what="resume",
@@ -277,16 +305,16 @@ class Took:
     cpu_s: float
 
 
-def _timed(work: Callable[[], int]) -> Took:
+def timed(work: Callable[[], int]) -> Took:
     start, cpu_start = time.perf_counter(), time.process_time()
     size = work()
     return Took(size, time.perf_counter() - start, time.process_time() - cpu_start)
 
 
-def _say_rate(what: str, run: int, took: Took) -> None:
+def say_rate(took: Took) -> None:
+    """The line of one run."""
     rate = round(took.size / took.seconds / 1e9, 3)
-    seconds, cpu_s = round(took.seconds, 3), round(took.cpu_s, 3)
-    say(what=what, run=run, seconds=seconds, cpu_s=cpu_s, gb_per_s=rate)
+    say(seconds=round(took.seconds, 3), cpu_s=round(took.cpu_s, 3), gb_per_s=rate)
 
 
 def say(**fields: str | float) -> None:
@@ -321,36 +349,54 @@ def lines_of(process: "subprocess.Popen[str]") -> Iterator[dict[str, str | float
     process.wait()
 
 
+class Server:
+    """A server process."""
+
+    def __init__(self, work: Path, role: str) -> None:
+        self._process = child(work, role)
+        self._said = lines_of(self._process)
+        started = next(self._said)
+        self.port = str(started["port"])
+        self._idle_mb = float(started["idle_mb"])
+
+    def stop(self) -> float:
+        """Stops it; returns its peak memory above idle, MB."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        peak_mb = float(next(self._said)["peak_mb"])
+        self._process.wait()
+        return round(peak_mb - self._idle_mb, 1)
+
+
 def measure(work: Path, runs: int) -> None:
-    """Runs both processes, repeats their lines and sums up."""
-    server = child(work, "serve")
-    said = lines_of(server)
-    started = next(said)
-    port = str(started["port"])
-    rates: dict[str, list[float]] = {"bare": [], "fetch": []}
-    edge: dict[str, float] = {}
-    for fields in lines_of(child(work, "client", "--port", port, "--runs", str(runs))):
-        if "what" in fields:
-            print(json.dumps(fields), flush=True)
-            rates[str(fields["what"])].append(float(fields["gb_per_s"]))
-        else:
-            edge.update({key: float(value) for key, value in fields.items()})
-    child(work, "half", "--port", port).wait()
-    resumed = next(lines_of(child(work, "rest", "--port", port)))
+    """Runs all processes, repeats their lines and sums up."""
+    real, bare = Server(work, "serve"), Server(work, "serve-bare")
+    ports = {"bare": bare.port, "bare_tuned": real.port, "fetch": real.port}
+    rates: dict[str, list[float]] = {what: [] for what in ports}
+    peaks_mb: list[float] = []
+    for run in range(runs):
+        for what, port in ports.items():
+            for fields in lines_of(child(work, what, "--port", port)):
+                if "peak_mb" in fields:
+                    peaks_mb.append(float(fields["peak_mb"]) - float(fields["idle_mb"]))
+                    continue
+                print(json.dumps({"what": what, "run": run} | fields), flush=True)
+                rates[what].append(float(fields["gb_per_s"]))
+    child(work, "half", "--port", real.port).wait()
+    resumed = next(lines_of(child(work, "rest", "--port", real.port)))
     print(json.dumps(resumed), flush=True)
-    assert server.stdin is not None
-    server.stdin.write("\n")
-    server.stdin.flush()
-    peak = float(next(said)["peak_mb"])
-    server.wait()
-    bare, fetched = (statistics.median(rates[what]) for what in ("bare", "fetch"))
+    bare.stop()
+    median = {what: statistics.median(values) for what, values in rates.items()}
     say(
         what="summary",
-        bare_gb_per_s=bare,
-        fetch_gb_per_s=fetched,
-        ratio=round(fetched / bare, 3),
-        client_peak_mb=round(edge["peak_mb"] - edge["idle_mb"], 1),
-        server_peak_mb=round(peak - float(started["idle_mb"]), 1),
+        bare_gb_per_s=round(median["bare"], 3),
+        bare_tuned_gb_per_s=round(median["bare_tuned"], 3),
+        fetch_gb_per_s=round(median["fetch"], 3),
+        ratio=round(median["fetch"] / median["bare"], 3),
+        ratio_tuned=round(median["fetch"] / median["bare_tuned"], 3),
+        client_peak_mb=round(max(peaks_mb), 1),
+        server_peak_mb=real.stop(),
         resent_share=round(float(resumed["sent_after_restart"]) / float(resumed["size"]), 3),
     )
 
@@ -361,15 +407,19 @@ def main() -> None:
     parser.add_argument("--gib", type=float, default=1.0, help="size of the release")
     parser.add_argument("--runs", type=int, default=3, help="runs of either kind")
     parser.add_argument("--quick", action="store_true", help="64 MiB, one run")
-    parser.add_argument("--role", choices=["serve", "client", "half", "rest"], help="internal")
+    parser.add_argument("--role", help="internal")
     parser.add_argument("--work", type=Path, help="internal")
     parser.add_argument("--port", type=int, help="internal")
     given = parser.parse_args()
     match given.role:
         case "serve":
             serve(given.work)
-        case "client":
-            client(given.work, given.port, given.runs)
+        case "serve-bare":
+            serve_bare(given.work)
+        case "bare" | "bare_tuned":
+            stream(given.work, given.port, tuned=given.role == "bare_tuned")
+        case "fetch":
+            client(given.work, given.port)
         case "half":
             half(given.work, given.port)
         case "rest":

@@ -77,9 +77,7 @@ def dial(
 def serving(*services: Register) -> Iterator[Loopback]:
     """Runs `services` for the time of the block."""
     now = time.time()
-    authority = certificates.create_authority(
-        secrets.token_bytes(32), secrets.token_bytes(16), now
-    )
+    authority = certificates.create_authority(secrets.token_bytes(32), secrets.token_bytes(16), now)
     key = certificates.tls_key_from_seed(secrets.token_bytes(32))
     cert_pem = certificates.issue_server(
         authority, key.public_key(), [names.SERVER_NAME], secrets.token_bytes(16), now

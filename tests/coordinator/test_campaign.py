@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from flwr.app import Message
+from flwr.app import Message, Metadata, RecordDict
 from flwr.serverapp import Grid
 from tests.coordinator.fleet import (
     ADAPTER,
@@ -28,9 +28,11 @@ from offsite.coordinator.campaign_parts import DurableGrid
 from offsite.coordinator.config import StrategyName
 from offsite.coordinator.local_grid import LocalGrid
 from offsite.coordinator.mailbox import Phase
+from offsite.coordinator.strategy import aggregate, begin_round, make_strategy
 from offsite.coordinator.tables.campaigns import CampaignState, RoundState
+from offsite.emulator.rounds.flower_internals import message_with_metadata
 from offsite.emulator.rounds.instruction import reply_content
-from offsite.emulator.rounds.update import seal_update
+from offsite.emulator.rounds.update import Update, seal_update
 from offsite.secure.errors import ConfigError, TransportError
 from offsite.secure.names import node_id
 
@@ -53,6 +55,29 @@ def test_fedavg_is_the_mean_weighted_by_examples(tmp_path: Path) -> None:
         mean = sum(weights[n] * (value + delta_of(n, ADAPTER, seeds[0])[key]) for n in NAMES)
         torch.testing.assert_close(result.adapter[key], mean, rtol=0, atol=1e-6)
         assert result.adapter[key].dtype == torch.float32
+
+
+def test_fedadam_goes_on_with_its_moments_from_round_to_round(tmp_path: Path) -> None:
+    seeds: list[int] = []
+
+    def remember(name, message, adapter, digest, seed):
+        seeds.append(seed)
+        return honest(name, message, adapter, digest, seed)
+
+    fleet = Fleet(replies={"alice": remember})
+    adam = StrategyName.FEDADAM
+    found = run_campaign(campaign(tmp_path, fleet, rounds=3, gate=None, strategy=adam))
+    strategy, adapter = make_strategy(adam), dict(ADAPTER)  # one object for all rounds
+    metadata = Metadata(1, "r", 5, 1, "m", "1.1", 0.0, 9.0, "train")
+    reply = message_with_metadata(metadata, RecordDict())
+    for number, seed in enumerate(seeds, start=1):
+        updates = [
+            (reply, Update(name, delta_of(name, adapter, seed), 10 * (1 + i), {}))
+            for i, name in enumerate(NAMES)
+        ]
+        begin_round(strategy, adapter, {})
+        adapter, _ = aggregate(strategy, number, adapter, updates)
+    assert len(seeds) == 3 and _equal(found.adapter, adapter)
 
 
 def test_a_campaign_runs_its_rounds_and_says_so(tmp_path: Path) -> None:
@@ -184,6 +209,44 @@ def test_a_client_revoked_during_the_round_is_left_out(tmp_path: Path) -> None:
     assert isinstance(grid, LocalGrid)
     run_campaign(campaign(tmp_path, fleet, Revoking(fleet.apps()), rounds=1))
     assert open_store(tmp_path).rounds(1)[0].metrics["refused"] == 1
+
+
+class Doubling(LocalGrid):
+    """Answers bob's message with a second copy of alice's reply, as a thief of it would."""
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        replies = list(super().pull_messages(message_ids))
+        by_node = {reply.metadata.src_node_id: reply for reply in replies}
+        alice, bob = by_node[node_id("alice")], by_node[node_id("bob")]
+        metadata = Metadata(
+            bob.metadata.run_id,
+            bob.metadata.message_id,
+            node_id("alice"),
+            bob.metadata.dst_node_id,
+            bob.metadata.reply_to_message_id,
+            bob.metadata.group_id,
+            bob.metadata.created_at,
+            bob.metadata.ttl,
+            "train",
+        )
+        return [alice, message_with_metadata(metadata, alice.content), by_node[node_id("carol")]]
+
+
+def test_a_client_counts_once_in_a_round(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fleet = Fleet()
+    result = run_campaign(campaign(tmp_path, fleet, Doubling(fleet.apps()), rounds=1))
+    without = Fleet(names=("alice", "carol"))
+    expected = run_campaign(campaign(tmp_path / "other", without, rounds=1, min_clients=2))
+    assert _equal(result.adapter, expected.adapter)
+    assert "update of alice: a second one in the same round" in caplog.text
+
+
+def test_a_client_that_claims_too_many_examples_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_campaign(campaign(tmp_path, Fleet(), rounds=1, max_examples=29))
+    assert "update of carol: expected 1 to 29 examples, found 30" in caplog.text
+    assert open_store(tmp_path).rounds(1)[0].metrics["examples"] == 30
 
 
 # ---- stragglers, quorum, failure

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 from tests.coordinator.models import make_tuned, weights_of
 
@@ -23,7 +24,9 @@ QUESTIONS = [
 
 @pytest.mark.parametrize("kind", list(AdapterKind))
 def test_each_row_is_the_model_it_names(kind: AdapterKind, tmp_path: Path) -> None:
-    tuned = make_tuned("llama", kind, tmp_path)
+    tuned = make_tuned(
+        "llama", kind, tmp_path, change=lambda name, value: value + torch.randn(value.shape)
+    )
     emulator = build_emulator(tuned.model, Placement(2, 1), MethodName.UNIFORM_DROP, 0.5).model
     full_before, emulator_before = weights_of(tuned.model), weights_of(emulator)
     seen: list[tuple[int, int]] = []
@@ -48,6 +51,8 @@ def test_each_row_is_the_model_it_names(kind: AdapterKind, tmp_path: Path) -> No
         assert found.rows["emulator_tuned"] == score(emulator)
     with plugged_in(tuned.model, tuned.adapter, tuned.tensors):
         assert found.rows["plug_in"] == score(tuned.model)
+    assert found.rows["emulator_tuned"] != found.rows["emulator_zero_shot"]
+    assert found.rows["plug_in"] != found.rows["full_zero_shot"]
     assert seen[-1] == (80, 80) and seen == sorted(seen)
     gain = found.rows["plug_in"].acc - found.rows["full_zero_shot"].acc
     assert found.over_full.mean == pytest.approx(gain)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
+from tests.loopback import Post
 
 from offsite.coordinator.grid import PRESENCE_S, GrpcGrid
 from offsite.coordinator.mailbox import Phase
@@ -15,7 +16,6 @@ from offsite.coordinator.spool import ReplyFile
 from offsite.emulator.rounds.messages import message_from_bytes, message_to_bytes
 from offsite.secure.errors import ConfigError
 from offsite.secure.names import node_id
-from tests.loopback import Post
 
 ANNA, BEN = node_id("anna"), node_id("ben")
 
@@ -157,7 +157,7 @@ def test_nothing_is_sent_to_a_revoked_client(post: Post, grid: GrpcGrid) -> None
 
 
 def test_messages_of_two_rounds_are_not_mixed(grid: GrpcGrid) -> None:
-    with pytest.raises(ConfigError, match="group '1.1' alone"):
+    with pytest.raises(ConfigError, match=r"group '1\.1' alone"):
         grid.push_messages([instruction(grid, ANNA, "1.1"), instruction(grid, BEN, "2.1")])
     assert grid.find("1.1") == []
 

@@ -1,5 +1,6 @@
 """Flower's strategies under our hands: what they compute, and their state saved and given back."""
 
+import dataclasses
 import time
 
 import numpy as np
@@ -81,11 +82,17 @@ def test_a_state_that_was_saved_goes_on_bit_for_bit(name: StrategyName) -> None:
 
 @pytest.mark.parametrize("name", list(StrategyName))
 def test_the_result_does_not_depend_on_who_answers_first(name: StrategyName) -> None:
+    adapter = {"w": torch.randn(1000, generator=torch.Generator().manual_seed(0))}
+    updates = []
+    for reply, update in UPDATES:
+        generator = torch.Generator().manual_seed(update.num_examples)
+        delta = {"w": torch.randn(1000, generator=generator)}
+        updates.append((reply, dataclasses.replace(update, delta=delta)))
     results = []
     for order in ([0, 1, 2], [2, 1, 0], [1, 2, 0]):
         strategy = make_strategy(name)
-        begin_round(strategy, ADAPTER, {})
-        results.append(aggregate(strategy, 1, ADAPTER, [UPDATES[i] for i in order])[0])
+        begin_round(strategy, adapter, {})
+        results.append(aggregate(strategy, 1, adapter, [updates[i] for i in order])[0])
     assert all(torch.equal(a[key], results[0][key]) for a in results for key in a)
 
 

@@ -28,7 +28,9 @@ def test_an_unusual_response_is_parsed_by_protobuf(message: bytes) -> None:
     assert chunk_of(message) == artefacts_pb2.FetchResponse.FromString(message).data
 
 
-@pytest.mark.parametrize("message", [b"\x0a", b"\x0a\x04abc", b"\x0a\xff\xff\xff\xff\xff\xff", b"x"])
+@pytest.mark.parametrize(
+    "message", [b"\x0a", b"\x0a\x04abc", b"\x0a\xff\xff\xff\xff\xff\xff", b"x"]
+)
 def test_a_broken_response_is_refused(message: bytes) -> None:
     with pytest.raises(DecodeError):
         chunk_of(message)

@@ -65,14 +65,17 @@ def emulate(state: State = DEFAULT_STATE, overrides: Overrides = [], json: Json 
 def invite(
     name: Annotated[str, typer.Argument(help="Name of the data owner: a-z, 0-9 and hyphen.")],
     hours: Annotated[float, typer.Option(help="Hours until the token expires.")] = 24.0,
+    address: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where this data owner reaches you.")
+    ] = "",
     out: Annotated[Path | None, typer.Option(help="Write the token to this file (0600).")] = None,
     state: State = DEFAULT_STATE,
     json: Json = False,
 ) -> None:
     """Make a one-time join token for a data owner."""
-    from offsite.coordinator.commands.clients import invite_client
+    from offsite.coordinator.commands.clients import Invitation, invite_client
 
-    invite_client(state, name, hours, out, Terminal(json))
+    invite_client(state, Invitation(name, hours, address, out), Terminal(json))
 
 
 @app.command(epilog=EXIT_CODES)

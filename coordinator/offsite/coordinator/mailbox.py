@@ -205,7 +205,6 @@ class Mailbox:
         allowed = row.size_bytes + REPLY_SURPLUS_BYTES
         if file.size_bytes > allowed:
             raise PeerError(f"expected a reply of at most {allowed} bytes, found {file.size_bytes}")
-        self._spool.discard_reply(file.message_id)
         return self._spool.open_upload(file, offset)
 
     def accept(self, client_id: str, upload: Upload) -> None:

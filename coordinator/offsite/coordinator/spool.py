@@ -173,10 +173,6 @@ class Spool:
         _hash_up_to(data, stored, upload._hash)
         return upload
 
-    def discard_reply(self, message_id: str) -> None:
-        """Removes a complete reply that was never accepted (killed before its row was written)."""
-        self.reply(message_id).unlink(missing_ok=True)
-
     def erase(self, message_id: str) -> None:
         """Removes everything of a message."""
         shutil.rmtree(self._folder(message_id), ignore_errors=True)

@@ -109,10 +109,12 @@ def _start(
     """Return where the answer to ``earlier`` starts, or None where the template hides it."""
     if not earlier:
         return 0  # many templates refuse an empty conversation
-    for with_prompt in (True, False):
-        prefix = _render(tokenizer, earlier, generation_prompt=with_prompt)
-        if whole.startswith(prefix):
-            return len(prefix)
+    prompted = _render(tokenizer, earlier, generation_prompt=True)
+    if whole.startswith(prompted):
+        return len(prompted)
+    plain = _render(tokenizer, earlier)  # some prompts hold more than the conversation will
+    if whole.startswith(plain):
+        return max(len(plain), _common_length(prompted, whole))
     return None
 
 

@@ -75,15 +75,23 @@ def _chunks(
 
 def chunk_of(message: bytes) -> memoryview:
     """The field `data` of a serialised response."""
-    if message[:1] == _DATA_TAG:
-        start, length = 1, 0
-        for shift, byte in enumerate(message[1 : 1 + _LONGEST_VARINT]):
-            start, length = start + 1, length | (byte & 0x7F) << 7 * shift
-            if not byte & 0x80:
-                break
-        if start + length == len(message):
-            return memoryview(message)[start:]
+    start = _start_of_data(message)
+    if start is not None:
+        return memoryview(message)[start:]
     return memoryview(artefacts_pb2.FetchResponse.FromString(message).data)
+
+
+def _start_of_data(message: bytes) -> int | None:
+    """Where `data` begins if it is the only field and reaches to the end."""
+    if message[:1] != _DATA_TAG:
+        return None
+    length = 0
+    for index, byte in enumerate(message[1 : 1 + _LONGEST_VARINT]):
+        length |= (byte & 0x7F) << 7 * index
+        if not byte & 0x80:
+            start = index + 2
+            return start if start + length == len(message) else None
+    return None
 
 
 def _serialized(request: artefacts_pb2.FetchRequest | rounds_pb2.FetchMessageRequest) -> bytes:

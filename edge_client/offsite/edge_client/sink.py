@@ -1,8 +1,8 @@
 """A file that grows by verified chunks while the next ones are still on the line.
 
 A thread of its own compares every chunk with its digest and then writes it; hashing and writing
-release the interpreter, so receiving goes on meanwhile. Chunks are handed over eight at a time, for
-waking a thread costs as much as hashing a chunk. At most 6 MiB wait, which bounds memory and slows
+release the interpreter, so receiving goes on meanwhile. On a fast line chunks are handed over eight
+at a time, for waking a thread costs as much as hashing a chunk. At most 6 MiB wait, which bounds memory and slows
 the peer down when the disk is slow. Every 16 MiB the kernel is told that
 the file will not be read soon: it starts to write back what is dirty and drops what is clean, so the
 last fsync is short and a large bundle does not push the machine's other work out of memory.
@@ -17,6 +17,7 @@ import hashlib
 import os
 import queue
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,8 @@ from offsite.secure.errors import DiskFullError, IntegrityError, MachineError
 
 DIGEST_BYTES: Final = 32
 _BATCH_CHUNKS: Final = 8
+_BATCH_S: Final = 0.05
+"""On a slow line nothing waits longer than this, so that a kill loses next to nothing."""
 _QUEUE_BATCHES: Final = 2
 _WRITEBACK_BYTES: Final = 16 * limits.MIB
 
@@ -46,6 +49,7 @@ class VerifiedSink:
         self._advised = position
         self._error: BaseException | None = None
         self._batch: list[Chunk] = []
+        self._handed_over = time.monotonic()
         self._queue: queue.Queue[list[Chunk] | None] = queue.Queue(_QUEUE_BATCHES)
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
         self._thread = threading.Thread(target=self._drain, name="offsite-sink", daemon=True)
@@ -80,9 +84,10 @@ class VerifiedSink:
         if self._error is not None:
             raise self._error
         self._batch.append(chunk)
-        if len(self._batch) == _BATCH_CHUNKS:
+        now = time.monotonic()
+        if len(self._batch) >= _BATCH_CHUNKS or now - self._handed_over >= _BATCH_S:
             self._queue.put(self._batch)
-            self._batch = []
+            self._batch, self._handed_over = [], now
 
     def _drain(self) -> None:
         """Runs in the thread; after an error it only empties the queue, so that nobody waits."""

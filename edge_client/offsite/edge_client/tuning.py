@@ -16,7 +16,8 @@ change; nothing is returned then.
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -39,7 +40,8 @@ from offsite.edge_client.outcome import Tuned, TuningMetrics, difference, loss_c
 from offsite.edge_client.task import Task, learning_rate
 from offsite.edge_client.tokens import Example
 from offsite.emulator.progress import Report, silent
-from offsite.secure.errors import ConfigError, DiskFullError
+from offsite.emulator.rounds.plan import TuningSettings
+from offsite.secure.errors import ConfigError, DiskFullError, MachineError
 
 CHECKPOINT_S = 30.0
 CHECKPOINT_SHARE = 0.05
@@ -96,11 +98,26 @@ def tune(
 
     Raises:
         ConfigError: the loss is not finite, or the adapter did not change.
+        MachineError: there is not enough memory.
     """
     with Masters(parameters, base, task.settings.weight_decay) as masters:
         tuner = _Tuner(model, masters, examples, task, checkpoint, callbacks or Callbacks())
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _memory_named(task.settings):
             return tuner.run(base)
+
+
+@contextmanager
+def _memory_named(settings: TuningSettings) -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # On a CPU torch says it in the words of a RuntimeError alone.
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        raise MachineError(
+            f"not enough memory for {settings.micro_batch_tokens} tokens at once; ask the "
+            "coordinator for fewer micro_batch_tokens or for gradient_checkpointing"
+        ) from error
 
 
 class _Tuner:
@@ -127,7 +144,7 @@ class _Tuner:
         self.validation = self._validation_batches()
         self.run_state = _Run()
         self.saved_at = time.monotonic()
-        self.save_every_s = CHECKPOINT_S
+        self.save_pause_s = 0.0
 
     def run(self, base: Mapping[str, torch.Tensor]) -> Tuned:
         """Tune from ``base``, or from the checkpoint."""
@@ -246,8 +263,9 @@ class _Tuner:
         except BaseException:
             self._save()
             raise
-        due = time.monotonic() - self.saved_at >= self.save_every_s
-        if run.step and (due or run.step % self.steps_per_epoch == 0):
+        since_s = time.monotonic() - self.saved_at
+        after_epoch = run.step % self.steps_per_epoch == 0
+        if since_s >= self.save_pause_s and (since_s >= CHECKPOINT_S or after_epoch):
             self._save()
 
     def _save(self) -> None:
@@ -260,7 +278,7 @@ class _Tuner:
         except DiskFullError as error:
             self.callbacks.status(str(error))
         self.saved_at = time.monotonic()
-        self.save_every_s = max(CHECKPOINT_S, (self.saved_at - started) / CHECKPOINT_SHARE)
+        self.save_pause_s = (self.saved_at - started) / CHECKPOINT_SHARE
 
     def _snapshot(self) -> Snapshot:
         run = self.run_state

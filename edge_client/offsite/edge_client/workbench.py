@@ -4,6 +4,7 @@ Notable: loading a model and encoding the data can take longer than a round, so 
 for the settings in use (dtype, longest example) and kept. One model is held at a time.
 """
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -79,9 +80,14 @@ class Workbench:
         self.adapter.attach(model)
         return model
 
+    def _positions(self) -> int:
+        """The most tokens that the model's configuration admits."""
+        limits = [self.bundle.config.get(key) for key in ("max_position_embeddings", "n_positions")]
+        return min((limit for limit in limits if isinstance(limit, int)), default=sys.maxsize)
+
     def _encode(self, max_tokens: int) -> Examples:
         self.status("encoding the data")
         model_type = str(self.bundle.config.get("model_type", ""))
-        encoding = Encoding.for_model(model_type, max_tokens)
+        encoding = Encoding.for_model(model_type, min(max_tokens, self._positions()))
         encoded = encode(self.data, self.bundle.tokenizer(), encoding, self.progress)
         return Examples(encoded.examples, digest(encoded.examples), encoded.report)

@@ -9,6 +9,7 @@ Notable:
 Sections are dataclasses, their fields scalars (`int`, `float`, `bool`, `str`, `Path`, an `Enum`).
 """
 
+import contextlib
 import dataclasses
 import enum
 import tomllib
@@ -142,7 +143,8 @@ def _parse(raw: Scalar, wanted: object, base: Path, text_form: bool) -> object:
     if wanted is bool and text_form and str(raw).lower() in {"true", "false"}:
         return str(raw).lower() == "true"
     if wanted in (int, float) and text_form:
-        return wanted(str(raw))
+        with contextlib.suppress(ValueError):
+            return wanted(str(raw))
     if wanted is float and isinstance(raw, int) and not isinstance(raw, bool):
         return float(raw)
     if wanted is Path and isinstance(raw, str):

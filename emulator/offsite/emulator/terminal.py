@@ -12,6 +12,7 @@ Notable:
 
 import contextlib
 import json
+import os
 import signal
 import sys
 import time
@@ -28,6 +29,14 @@ from offsite.secure.errors import OffsiteError
 
 PLAIN_INTERVAL_S = 10.0
 INTERRUPTED = 130
+QUIET = {
+    "GRPC_VERBOSITY": "NONE",
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+}
+"""Libraries say on standard error what our errors say better, and report to nobody."""
 
 
 class Terminal:
@@ -79,19 +88,20 @@ def _plain_lines(label: str, write: Callable[[str], None]) -> Report:
 def run(app: typer.Typer, name: str) -> None:
     """Runs a command line and ends the process with its documented exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
+    for variable, value in QUIET.items():
+        os.environ.setdefault(variable, value)
     try:
-        app(prog_name=name, standalone_mode=False)
-    except click.exceptions.Abort:
-        _end(f"{name}: interrupted; the same command continues", INTERRUPTED)
-    except KeyboardInterrupt:
-        _end(f"{name}: interrupted; the same command continues", INTERRUPTED)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        code = app(prog_name=name, standalone_mode=False)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        code = INTERRUPTED
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except OffsiteError as error:
         _end(f"{name}: {error}", error.exit_code)
+    if code == INTERRUPTED:  # what click makes of Ctrl-C where it does not end the process itself
+        _end(f"{name}: interrupted; the same command continues", INTERRUPTED)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

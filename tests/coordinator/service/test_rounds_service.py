@@ -9,13 +9,13 @@ from pathlib import Path
 
 import grpc
 import pytest
+from tests.loopback import Loopback, Post, round_service, serving
 
 from offsite.coordinator.mailbox import CampaignStatus, Outgoing, Phase
 from offsite.coordinator.service.errors import ERROR_KEY
 from offsite.secure import limits
 from offsite.v1 import rounds_pb2 as pb
 from offsite.v1.rounds_pb2_grpc import RoundServiceStub
-from tests.loopback import Loopback, Post, round_service, serving
 
 ID = "a" * 32
 INSTRUCTION = bytes(range(256)) * 2500  # two and a half chunks

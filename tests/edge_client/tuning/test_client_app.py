@@ -20,7 +20,7 @@ from offsite.edge_client.client_app import (
     Member,
     build_client_app,
 )
-from offsite.edge_client.data import read_data
+from offsite.edge_client.data import DataReport, read_data
 from offsite.emulator.adapters.adapter import AdapterKind, AdapterSpec, make_adapter
 from offsite.emulator.bundle.bundle import Bundle
 from offsite.emulator.bundle.manifest import ReleaseFacts
@@ -269,6 +269,16 @@ def test_a_bf16_round_keeps_fp32_updates(release: Release, tmp_path: Path) -> No
     message, digest = instruction(plan_for(release, settings=settings), release.adapter)
     update = opened(release, call(app_for(release, tmp_path), message), digest)
     assert all(change.dtype is torch.float32 for change in update.delta.values())
+
+
+def test_no_example_is_longer_than_the_model_admits(release: Release, tmp_path: Path) -> None:
+    config = release.bundle.config | {"max_position_embeddings": 8}
+    short = Release(replace(release.bundle, config=config), release.adapter)
+    reports: list[DataReport] = []
+    app = app_for(short, tmp_path, Listener(data=reports.append))
+    call(app, instruction(plan_for(release), release.adapter)[0])
+    assert reports[0].truncated_rows == 24
+    assert reports[0].tokens == 24 * 8
 
 
 def test_threads_are_set_only_if_asked_for(

@@ -20,7 +20,7 @@ from offsite.edge_client.outcome import Tuned
 from offsite.edge_client.task import Task, learning_rate
 from offsite.edge_client.tuning import Callbacks, tune
 from offsite.emulator.rounds.plan import ComputeDtype, TuningSettings
-from offsite.secure.errors import ConfigError, DiskFullError
+from offsite.secure.errors import ConfigError, DiskFullError, MachineError
 
 SETTINGS = TuningSettings(
     learning_rate=1e-2,
@@ -261,6 +261,23 @@ def test_a_loss_that_is_not_finite_is_an_error() -> None:
 def test_an_adapter_that_does_not_change_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning.Masters, "step", lambda masters, rate: None)
     with pytest.raises(ConfigError, match="tuning changed nothing"):
+        run()
+
+
+@pytest.mark.parametrize(
+    "shortage",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_too_little_memory_is_named(monkeypatch: pytest.MonkeyPatch, shortage: Exception) -> None:
+    def refuse(masters: tuning.Masters, rate: float) -> None:
+        raise shortage
+
+    monkeypatch.setattr(tuning.Masters, "step", refuse)
+    with pytest.raises(MachineError, match="not enough memory for 60 tokens at once"):
         run()
 
 

@@ -67,6 +67,7 @@ def test_configurations_of_decoders_pass(family: str) -> None:
         {"custom_pipelines": {}},
         {"trust_remote_code": True},
         {"_name_or_path": "x"},
+        {"_private": 1},
         {"hidden_act": "evil/repository"},
         {"hidden_act": "a b"},
         {"hidden_act": "x" * 65},

@@ -206,17 +206,6 @@ def test_what_is_malformed_is_refused(change: Callable[[pb.RoundMessage], None],
         message_from_bytes(_tampered(change))
 
 
-@pytest.mark.parametrize("dtype", sorted(messages.NUMPY_DTYPES))
-@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3), (2, 0, 4), (1, 2, 3, 4)])
-def test_every_header_that_numpy_writes_is_read_as_numpy_reads_it(
-    dtype: str, shape: tuple[int, ...]
-) -> None:
-    values = np.arange(math.prod(shape)).astype(dtype).reshape(shape)
-    for array in (Array(values), Array(np.asfortranarray(values))):
-        found = messages.numpy_values("x", array)
-        assert found.dtype == values.dtype and np.array_equal(found, array.numpy())
-
-
 def test_too_many_arrays_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(messages, "TENSORS", 4)
     with pytest.raises(PeerError, match="at most 4 arrays, found 5"):

@@ -48,6 +48,11 @@ def test_a_signed_plan_comes_back() -> None:
     assert signed.digest == plan_digest(sign_plan(_plan(), KEY))
 
 
+def test_whole_numbers_given_as_rates_travel_as_floats() -> None:
+    plan = _plan(settings=TuningSettings(learning_rate=1, local_epochs=2), deadline_unix_s=2_000)
+    assert RoundPlan.from_json(plan.to_json()) == plan
+
+
 def test_a_plan_after_its_deadline_is_refused() -> None:
     with pytest.raises(ExpiredError, match="deadline passed 10 s ago"):
         open_plan(_bytes(_plan()), KEY.public, now_unix_s=2_010.5)
@@ -79,6 +84,7 @@ def test_any_flipped_bit_is_refused(position: int, bit: int) -> None:
         ({"round": 5}, "round: expected 1 to 4, found 5"),
         ({"round": True}, "round: expected int"),
         ({"seed": -1}, "seed"),
+        ({"seed": 10**400}, "seed"),
         ({"adapter_sha256": "AB" * 32}, "adapter_sha256"),
         ({"sealing_public_key": "zz"}, "sealing_public_key"),
         ({"deadline_unix_s": "soon"}, "deadline_unix_s"),

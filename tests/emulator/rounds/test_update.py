@@ -159,6 +159,7 @@ def _with_header(change: Callable[[dict[str, object]], object], tensors: bytes |
         (lambda h: h.update(plan_sha256="00" * 32), "names plan"),
         (lambda h: h.update(metrics=[]), "metrics"),
         (lambda h: h.update(metrics={"loss": float("nan")}), "metric 'loss' is nan"),
+        (lambda h: h.update(metrics={"loss": 10**400}), "metric 'loss' is 1000"),
         (lambda h: h.update(metrics={"loss": "low"}), "metric 'loss' is 'low'"),
         (lambda h: h.update(metrics={str(i): 1 for i in range(65)}), "at most 64 metrics"),
         (lambda h: h.update(more=1), "malformed"),

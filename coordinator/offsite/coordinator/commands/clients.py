@@ -1,5 +1,6 @@
 """`coordinator invite` and `coordinator revoke`: who may take part."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from offsite.coordinator.authority import Authority
@@ -8,13 +9,23 @@ from offsite.coordinator.workspace import open_workspace
 from offsite.emulator.terminal import Terminal
 
 
-def invite_client(
-    root: Path, name: str, hours: float, out: Path | None, terminal: Terminal
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """What the command line said; an empty address means the configured one."""
+
+    name: str
+    hours: float
+    address: str
+    out: Path | None
+
+
+def invite_client(root: Path, invitation: Invitation, terminal: Terminal) -> None:
     """Makes a token; it is shown once and not stored."""
+    name, hours, out = invitation.name, invitation.hours, invitation.out
     with open_workspace(root, exclusive=False) as workspace:
         authority = Authority(workspace.keys, workspace.store)
-        token = authority.invite(name, workspace.address, hours * 3600).to_text()
+        address = invitation.address or workspace.address
+        token = authority.invite(name, address, hours * 3600).to_text()
     if out is not None:
         write_atomic(out, f"{token}\n".encode())
     terminal.note(

@@ -14,6 +14,18 @@ from offsite.emulator.terminal import Terminal
 from offsite.secure.envelope import from_bytes
 
 Rows = list[dict[str, object]]
+ROUND_COLUMNS = (
+    "round",
+    "attempt",
+    "state",
+    "updates",
+    "refused",
+    "late",
+    "examples",
+    "gate_acc",
+    "full_acc",
+    "rolled_back",
+)
 
 
 def show_status(root: Path, terminal: Terminal) -> None:
@@ -90,7 +102,7 @@ def _render(document: dict[str, object]) -> RenderableType:
         if isinstance(value, dict):
             parts.append(f"{name}: " + ", ".join(f"{k} {v}" for k, v in value.items() if v != ""))
         elif isinstance(value, list) and value:
-            parts.append(_table(name, value))
+            parts.append(_round_table(value) if name == "rounds" else _table(name, value))
         else:
             parts.append(f"{name}: none")
     return Group(*parts)
@@ -102,6 +114,11 @@ def _table(name: str, rows: Rows) -> Table:
     for row in rows:
         table.add_row(*(_cell(row.get(column)) for column in columns))
     return table
+
+
+def _round_table(rows: Rows) -> Table:
+    """The figures that decide; `--json` has all."""
+    return _table("rounds", [{column: row.get(column) for column in ROUND_COLUMNS} for row in rows])
 
 
 def _cell(value: object) -> str:

@@ -16,7 +16,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
 
-from offsite.emulator.rounds.messages import NUMPY_STYPE, numpy_values
+from offsite.emulator.rounds.numpy_arrays import NUMPY_STYPE, numpy_values
 from offsite.emulator.rounds.plan import SignedPlan, open_plan
 from offsite.emulator.schema import TensorSpec
 from offsite.secure.errors import IntegrityError, PeerError

@@ -15,11 +15,8 @@ Protobuf serialises at most 2 GiB; a larger message is refused when it is made.
 """
 
 import math
-import re
 from collections.abc import Iterable, Mapping
-from typing import Literal
 
-import numpy as np
 from flwr.app import (
     Array,
     ArrayRecord,
@@ -32,9 +29,9 @@ from flwr.app import (
     RecordDict,
 )
 from google.protobuf.message import DecodeError, EncodeError
-from numpy.typing import NDArray
 
 from offsite.emulator.rounds.flower_internals import message_with_metadata
+from offsite.emulator.rounds.numpy_arrays import NUMPY_STYPE, check_numpy_array
 from offsite.secure.errors import ConfigError, PeerError
 from offsite.secure.limits import MIB, ROUND_MESSAGE_BYTES, TENSORS
 from offsite.v1 import rounds_pb2 as pb
@@ -47,31 +44,6 @@ NAME_CHARS = 512
 ID_CHARS = 64
 REASON_CHARS = 500
 DIMENSIONS = 32
-NPY_HEADER_BYTES = 1_024
-
-NUMPY_STYPE = "numpy.ndarray"
-NUMPY_DTYPES = frozenset(
-    [
-        "bool",
-        "int8",
-        "int16",
-        "int32",
-        "int64",
-        "uint8",
-        "uint16",
-        "uint32",
-        "uint64",
-        "float16",
-        "float32",
-        "float64",
-    ]
-)
-NPY_HEADER = re.compile(
-    rb"\x93NUMPY\x01\x00(?P<length>[\s\S]{2})\{'descr': '(?P<dtype>[<|][a-z][0-9]{1,2})', "
-    rb"'fortran_order': (?P<fortran>True|False), "
-    rb"'shape': \((?P<shape>|[0-9]{1,18},|[0-9]{1,18}(?:, [0-9]{1,18})+)\), \} *\n"
-)
-"""A header as `numpy.save` writes it. NumPy's own reader evaluates it as a Python literal."""
 CATEGORIES = frozenset({MessageType.TRAIN, MessageType.EVALUATE, MessageType.QUERY})
 
 
@@ -247,48 +219,6 @@ def _array(where: str, wire: pb.NamedArray) -> Array:
     if array.stype == NUMPY_STYPE:
         check_numpy_array(where, array)
     return array
-
-
-def check_numpy_array(where: str, array: Array) -> None:
-    """Check that dtype, shape and length of an `.npy` array's bytes are those declared.
-
-    Raises:
-        PeerError: naming the array and what differs.
-    """
-    shape, _, offset = _npy_header(where, array)
-    if shape != array.shape:
-        raise PeerError(f"round message: array {where}: shape {array.shape}, data {shape}")
-    expected = math.prod(shape) * np.dtype(array.dtype).itemsize
-    if len(array.data) - offset != expected:
-        found = len(array.data) - offset
-        raise PeerError(f"round message: array {where}: expected {expected} bytes, found {found}")
-
-
-def numpy_values(where: str, array: Array) -> NDArray[np.generic]:
-    """The values of a checked `.npy` array, read-only, without a copy and without `ast`.
-
-    `Array.numpy()` parses the header with `ast`, which is not safe on threads in Python 3.11
-    ("AST constructor recursion depth mismatch").
-    """
-    check_numpy_array(where, array)
-    shape, order, offset = _npy_header(where, array)
-    values = np.frombuffer(array.data, dtype=array.dtype, offset=offset)
-    return values.reshape(shape, order=order)
-
-
-def _npy_header(where: str, array: Array) -> tuple[tuple[int, ...], Literal["C", "F"], int]:
-    """Shape, order and where the data begin, of `.npy` version 1.0 as NumPy writes it."""
-    if array.dtype not in NUMPY_DTYPES:
-        raise PeerError(f"round message: array {where}: dtype {array.dtype!r} is not allowed")
-    header = NPY_HEADER.match(array.data[:NPY_HEADER_BYTES])
-    if header is None or len(header[0]) != 10 + int.from_bytes(header["length"], "little"):
-        raise PeerError(f"round message: array {where}: unreadable NumPy header")
-    if header["dtype"].decode() != np.dtype(array.dtype).str:
-        raise PeerError(
-            f"round message: array {where}: dtype {array.dtype}, data {header['dtype'].decode()}"
-        )
-    shape = tuple(int(size) for size in header["shape"].replace(b" ", b"").split(b",") if size)
-    return shape, "F" if header["fortran"] == b"True" else "C", len(header[0])
 
 
 def _metrics(name: str, values: Mapping[str, pb.MetricValue]) -> MetricRecord:

@@ -12,7 +12,6 @@ import dataclasses
 import enum
 import hashlib
 import json
-import math
 import re
 import typing
 from collections.abc import Mapping
@@ -106,7 +105,10 @@ class RoundPlan:
 
     def to_json(self) -> bytes:
         """Canonical JSON: sorted keys, no spaces."""
-        plain = dataclasses.asdict(self) | {"sealing_public_key": self.sealing_public_key.hex()}
+        plain = _plain(self) | {
+            "sealing_public_key": self.sealing_public_key.hex(),
+            "settings": _plain(self.settings),
+        }
         return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
     @classmethod
@@ -162,11 +164,18 @@ def open_plan(data: bytes, coordinator_key: IdentityPublicKey, now_unix_s: float
     return SignedPlan(plan, plan_digest(envelope))
 
 
+def _plain(values: RoundPlan | TuningSettings) -> dict[str, object]:
+    """The fields by name; a whole number in a float's place is written as a float."""
+    hints = typing.get_type_hints(type(values))
+    plain = {field.name: getattr(values, field.name) for field in dataclasses.fields(values)}
+    return {name: float(v) if hints[name] is float else v for name, v in plain.items()}
+
+
 def _in_range(
     values: object, name: str, low: float, high: float, *, open_below: bool = False
 ) -> None:
     value = getattr(values, name)
-    inside = math.isfinite(value) and low <= value <= high and not (open_below and value == low)
+    inside = low <= value <= high and not (open_below and value == low)  # NaN is nowhere
     if not inside:
         bounds = f"{'more than ' if open_below else ''}{low} to {high}"
         raise ConfigError(f"{name}: expected {bounds}, found {value}")
