@@ -44,7 +44,8 @@ def stale() -> list[str]:
         different = [
             path
             for path in fresh
-            if path in committed and (Path(folder) / path).read_bytes() != (PROTOS / path).read_bytes()
+            if path in committed
+            and (Path(folder) / path).read_bytes() != (PROTOS / path).read_bytes()
         ]
         return sorted(map(str, {*different, *(set(fresh) ^ committed)}))
 

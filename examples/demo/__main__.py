@@ -55,8 +55,9 @@ def main() -> None:
     report = table | exported | {"seconds": round(time.monotonic() - started, 1)}
     (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     keys = ("full_zero_shot", "emulator_zero_shot", "emulator_tuned", "plug_in")
-    line = {key: report[key]["acc"] for key in keys}
-    print(json.dumps(line | {k: report[k] for k in ("bundle_bytes", "update_bytes", "seconds")}))
+    line = {key: round(table[key]["acc"], 4) for key in keys}
+    sizes = {key: report[key] for key in ("bundle_bytes", "update_bytes", "seconds")}
+    print(json.dumps(line | sizes))
 
 
 def _arguments() -> argparse.Namespace:

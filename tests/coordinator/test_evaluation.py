@@ -18,14 +18,14 @@ from offsite.emulator.scoring import Question, score_questions
 
 QUESTIONS = [
     Question(f"Question {i}: water and light, what is {i}?", ("a star", "ice", "iron"), i % 3)
-    for i in range(20)
+    for i in range(60)
 ]
 
 
 @pytest.mark.parametrize("kind", list(AdapterKind))
 def test_each_row_is_the_model_it_names(kind: AdapterKind, tmp_path: Path) -> None:
     tuned = make_tuned(
-        "llama", kind, tmp_path, change=lambda name, value: value + torch.randn(value.shape)
+        "llama", kind, tmp_path, change=lambda name, value: value + 2 * torch.randn(value.shape)
     )
     emulator = build_emulator(tuned.model, Placement(2, 1), MethodName.UNIFORM_DROP, 0.5).model
     full_before, emulator_before = weights_of(tuned.model), weights_of(emulator)
@@ -53,7 +53,7 @@ def test_each_row_is_the_model_it_names(kind: AdapterKind, tmp_path: Path) -> No
         assert found.rows["plug_in"] == score(tuned.model)
     assert found.rows["emulator_tuned"] != found.rows["emulator_zero_shot"]
     assert found.rows["plug_in"] != found.rows["full_zero_shot"]
-    assert seen[-1] == (80, 80) and seen == sorted(seen)
+    assert seen[-1] == (240, 240) and seen == sorted(seen)
     gain = found.rows["plug_in"].acc - found.rows["full_zero_shot"].acc
     assert found.over_full.mean == pytest.approx(gain)
     for model, before in ((tuned.model, full_before), (emulator, emulator_before)):
@@ -76,4 +76,4 @@ def _check_output(found) -> None:
     with console.capture() as capture:
         console.print(found.to_table())
     text = capture.get()
-    assert "emulator zero shot" in text and "20 questions" in text and "paired" in text
+    assert "emulator zero shot" in text and "60 questions" in text and "paired" in text

@@ -1,8 +1,5 @@
 """The coordinator's state folder: one owner at a time, and files that are whole or absent."""
 
-import errno
-import os
-import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from offsite.coordinator.keys import create_keys, load_keys
-from offsite.coordinator.state import StateFolder, write_atomic
-from offsite.secure.errors import ConfigError, DiskFullError, MachineError, StateLockedError
+from offsite.coordinator.state import StateFolder
+from offsite.secure.errors import ConfigError, MachineError, StateLockedError
 
 HOLD_LOCK = """
 import sys
@@ -65,31 +62,6 @@ def test_keys_come_back_as_they_were_made(tmp_path: Path) -> None:
         (state.keys / "authority.key").unlink()
         with pytest.raises(ConfigError, match=r"authority\.key is missing"):
             load_keys(state)
-
-
-def test_an_interrupted_write_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "file"
-    write_atomic(path, b"old")
-
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DiskFullError, match="free some space"):
-        write_atomic(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
-
-
-def test_files_are_the_owners_whatever_the_umask(tmp_path: Path) -> None:
-    earlier = os.umask(0)
-    try:
-        write_atomic(tmp_path / "file", b"")
-    finally:
-        os.umask(earlier)
-    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o600
 
 
 def test_a_folder_that_cannot_be_written_is_a_machine_error(tmp_path: Path) -> None:

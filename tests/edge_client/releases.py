@@ -55,6 +55,10 @@ class Line(ArtefactService):
         """Chunks after which the next streams of the large file are cut."""
         self.flip: int | None = None
         """Chunk of which one bit is flipped on its way."""
+        self.shortened: int | None = None
+        """Chunk that lacks its last byte."""
+        self.surplus = b""
+        """What is sent behind the end of the large file."""
 
     async def Fetch(
         self,
@@ -74,8 +78,12 @@ class Line(ArtefactService):
                 self.sent[-1] += 1
                 if index == self.flip:
                     response.data = bytes([response.data[0] ^ 1]) + response.data[1:]
+                if index == self.shortened:
+                    response.data = response.data[:-1]
             index += 1
             yield response
+        if large and self.surplus:
+            yield pb.FetchResponse(data=self.surplus)
 
 
 def artefacts(service: ArtefactService) -> Register:

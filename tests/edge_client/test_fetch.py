@@ -119,6 +119,20 @@ def test_a_flipped_bit_is_noticed_on_arrival_and_not_written(
     assert line.offsets[-1] == 3 * limits.CHUNK_BYTES
 
 
+def test_a_chunk_of_another_size_is_refused(source: Source, line: Line, tmp_path: Path) -> None:
+    line.shortened = 1
+    with pytest.raises(PeerError, match="does not follow the protocol"):
+        receive(source, tmp_path / "bundle")
+    assert (tmp_path / "bundle.incoming" / FILE).stat().st_size == limits.CHUNK_BYTES
+
+
+def test_the_first_surplus_byte_ends_a_stream(source: Source, line: Line, tmp_path: Path) -> None:
+    line.surplus = b"x"
+    with pytest.raises(PeerError, match=f"a chunk of 0 bytes at byte {SIZE}, found 1"):
+        receive(source, tmp_path / "bundle")
+    assert (tmp_path / "bundle.incoming" / FILE).stat().st_size == SIZE
+
+
 def test_a_flipped_bit_in_the_list_of_digests_is_refused(
     source: Source, published: Path, tmp_path: Path
 ) -> None:
@@ -149,11 +163,8 @@ from pathlib import Path
 from tests.edge_client.releases import SIGNER
 from tests.edge_client.test_fetch import Source, receive
 from tests.loopback import dial
-from offsite.edge_client import sink
 from offsite.secure import limits
 from offsite.secure.certificates import Credential
-
-sink._BATCH_CHUNKS = 1
 
 def kill(done, total):
     if done > 2 * limits.CHUNK_BYTES:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from offsite.coordinator.state import write_atomic
 from offsite.coordinator.tables.campaigns import FileRef
+from offsite.emulator.durable import write_atomic
 from offsite.emulator.schema import TensorSpec, tensors_from_bytes, tensors_to_bytes
 from offsite.secure.errors import IntegrityError, MachineError
 

@@ -21,13 +21,13 @@ from typing import Final
 
 from flwr.app import Error, Message, Metadata, RecordDict
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 
 from offsite.coordinator.mailbox import CampaignStatus, Mailbox, Outgoing, Phase
 from offsite.coordinator.store import Store
 from offsite.coordinator.tables.clients import ClientStatus
 from offsite.coordinator.tables.messages import MessageRow
 from offsite.emulator.rounds.flower_internals import (
+    Run,
     assign_message_id,
     empty_run,
     message_with_metadata,

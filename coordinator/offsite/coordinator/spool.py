@@ -15,7 +15,6 @@ compared. `reply.state` is trusted for the length only: if a power cut lost byte
 the digest differs at the end and the upload starts anew.
 """
 
-import errno
 import hashlib
 import os
 import re
@@ -25,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from offsite.emulator.durable import is_disk_full, sync_folder
 from offsite.secure import limits
 from offsite.secure.errors import DiskFullError, IntegrityError, PeerError
 
@@ -103,7 +103,7 @@ class Upload:
         os.fsync(self._data)
         (self.folder / "reply.part").rename(self.folder / "reply")
         (self.folder / "reply.state").unlink()
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
 
     def close(self) -> None:
         """Lets go of the files; what was stored stays."""
@@ -143,8 +143,8 @@ class Spool:
         except OSError as error:
             raise _explained(error, len(data), self.folder) from error
         part.rename(folder / "instruction")
-        _sync_folder(folder)
-        _sync_folder(self.folder)
+        sync_folder(folder)
+        sync_folder(self.folder)
 
     def stored_bytes(self, message_id: str, sha256: bytes) -> int:
         """How many bytes of the reply with this digest are stored and not yet complete."""
@@ -210,7 +210,7 @@ def _preallocate(descriptor: int, size_bytes: int) -> None:
 
 
 def _explained(error: OSError, size_bytes: int, folder: Path) -> OSError | DiskFullError:
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    if not is_disk_full(error):
         return error
     free = shutil.disk_usage(folder).free
     return DiskFullError(
@@ -240,11 +240,3 @@ def _write_at(descriptor: int, data: bytes, position: int) -> None:
 def _forget_part(folder: Path) -> None:
     (folder / "reply.part").unlink(missing_ok=True)
     (folder / "reply.state").unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,19 +6,14 @@ lock; short commands (`invite`, `status`, `revoke`) open it without the lock, si
 alone decides between writers.
 """
 
-import errno
-import os
-import secrets
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
-from offsite.secure.errors import ConfigError, DiskFullError, MachineError, StateLockedError
-
-FOLDER_MODE: Final = 0o700
-FILE_MODE: Final = 0o600
+from offsite.emulator.durable import FOLDER_MODE, lock_folder, machine_errors, write_atomic
+from offsite.secure.errors import ConfigError
 
 
 class StateFolder:
@@ -34,11 +29,9 @@ class StateFolder:
         if (root / "keys").exists():
             raise ConfigError(f"{root} already holds a coordinator; choose another folder")
         state = cls(root, None)
-        try:
+        with machine_errors(root):
             for folder in (root, state.keys, *state._data_folders()):
                 folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
-        except OSError as error:
-            raise machine_error(root, error) from error
         return cls.open(root)
 
     @classmethod
@@ -114,47 +107,3 @@ class StateFolder:
 
     def write_key(self, name: str, data: bytes) -> None:
         write_atomic(self.keys / name, data)
-
-
-def lock_folder(root: Path) -> FileLock:
-    """Takes the folder's lock at once or raises StateLockedError."""
-    lock = FileLock(root / "lock", timeout=0, thread_local=False, mode=FILE_MODE)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise StateLockedError(
-            f"another process uses {root}; stop it first or choose another state folder"
-        ) from error
-    return lock
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Puts `data` at `path`, mode 0600, durable, either wholly or not at all."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise machine_error(path, error) from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes renames inside `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def machine_error(path: Path, error: OSError) -> MachineError:
-    """What the operating system said, as an error of ours."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFullError(f"no room to write {path}; free some space and run it again")
-    return MachineError(f"cannot write {path}: {error.strerror}")

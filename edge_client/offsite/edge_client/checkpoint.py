@@ -12,7 +12,6 @@ another format is not used, and neither is a damaged one: the run then starts af
 0600, for it holds values that were tuned on private data. No pickle.
 """
 
-import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import torch
 
+from offsite.emulator.durable import is_disk_full, sync_folder
 from offsite.emulator.schema import (
     encode_header,
     load_checked,
@@ -72,7 +72,7 @@ class Checkpoint:
         with _full_disk_named(temporary):
             _write(temporary, tensors)
             os.replace(temporary, self.path)
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
 
     def load(self) -> Snapshot | None:
         """Return what was saved for this plan and data, or None."""
@@ -107,20 +107,12 @@ def _write(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         os.fsync(file.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @contextmanager
 def _full_disk_named(temporary: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_disk_full(error):
             raise
         temporary.unlink(missing_ok=True)
         raise DiskFullError(

@@ -27,10 +27,10 @@ import grpc
 from offsite.edge_client.chunk_stream import artefact_chunks
 from offsite.edge_client.resume import Persistence
 from offsite.edge_client.sink import VerifiedSink, verified_bytes
-from offsite.edge_client.state import sync_folder, write_atomic
 from offsite.emulator.bundle.bundle import Bundle, SignedManifest
 from offsite.emulator.bundle.manifest import MANIFEST_NAME, MANIFEST_TYPE, FileEntry, Manifest
 from offsite.emulator.bundle.reader import open_bundle, open_manifest
+from offsite.emulator.durable import sync_folder, write_atomic
 from offsite.emulator.heap import keep_freed_buffers
 from offsite.emulator.progress import Report, silent
 from offsite.secure import limits

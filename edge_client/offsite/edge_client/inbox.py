@@ -21,7 +21,7 @@ import grpc
 
 from offsite.edge_client.chunk_stream import message_chunks
 from offsite.edge_client.resume import Persistence
-from offsite.edge_client.state import machine_error, sync_folder, write_atomic
+from offsite.emulator.durable import machine_error, sync_folder, write_atomic
 from offsite.emulator.progress import Report, silent
 from offsite.secure import limits
 from offsite.secure.errors import DiskFullError, IntegrityError, PeerError

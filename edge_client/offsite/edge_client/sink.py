@@ -1,36 +1,26 @@
-"""A file that grows by verified chunks while the next ones are still on the line.
+"""A file that grows by verified chunks.
 
-A thread of its own compares every chunk with its digest and then writes it; hashing and writing
-release the interpreter, so receiving goes on meanwhile. On a fast line chunks are handed over eight
-at a time, for waking a thread costs as much as hashing a chunk. At most 6 MiB wait, which bounds memory and slows
-the peer down when the disk is slow. Every 16 MiB the kernel is told that
-the file will not be read soon: it starts to write back what is dirty and drops what is clean, so the
-last fsync is short and a large bundle does not push the machine's other work out of memory.
+Notable: hashing and writing happen in the thread that receives. gRPC reads from the line and
+decrypts in threads of its own meanwhile; handing chunks to yet another thread was measured to cost
+as much as it gained. Every 16 MiB the kernel is told that the file will not be read soon: it starts
+to write back what is dirty and drops what is clean, so the last fsync is short and a large bundle
+does not push the machine's other work out of memory.
 
-Rules it enforces: no byte is written before its digest was compared; `position` counts bytes in the
-file; an error of the thread reaches the caller at the next call.
+Rules it enforces: no byte is written before its digest was compared; `position` counts verified
+bytes in the file.
 """
 
-import contextlib
-import errno
 import hashlib
 import os
-import queue
-import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from offsite.emulator.durable import machine_errors
 from offsite.secure import limits
-from offsite.secure.errors import DiskFullError, IntegrityError, MachineError
+from offsite.secure.errors import IntegrityError
 
 DIGEST_BYTES: Final = 32
-_BATCH_CHUNKS: Final = 8
-_BATCH_S: Final = 0.05
-"""On a slow line nothing waits longer than this, so that a kill loses next to nothing."""
-_QUEUE_BATCHES: Final = 2
 _WRITEBACK_BYTES: Final = 16 * limits.MIB
 
 Chunk = bytes | memoryview
@@ -47,17 +37,12 @@ class VerifiedSink:
         self._path = path
         self._digests = digests
         self._advised = position
-        self._error: BaseException | None = None
-        self._batch: list[Chunk] = []
-        self._handed_over = time.monotonic()
-        self._queue: queue.Queue[list[Chunk] | None] = queue.Queue(_QUEUE_BATCHES)
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
-        self._thread = threading.Thread(target=self._drain, name="offsite-sink", daemon=True)
+        with machine_errors(path):
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
 
     def __enter__(self) -> Self:
         os.ftruncate(self._descriptor, self.position)
         os.lseek(self._descriptor, self.position, os.SEEK_SET)
-        self._thread.start()
         return self
 
     def __exit__(
@@ -66,40 +51,19 @@ class VerifiedSink:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Waits until everything put was verified and written; raises what the thread raised."""
-        self._queue.put(self._batch)
-        self._queue.put(None)
-        self._thread.join()
         try:
-            if self._error is None:
-                with _explained(self._path):
-                    os.fsync(self._descriptor)
+            with machine_errors(self._path):
+                os.fsync(self._descriptor)
         finally:
             os.close(self._descriptor)
-        if self._error is not None:
-            raise self._error
 
     def put(self, chunk: Chunk) -> None:
-        """Takes the next chunk; what was wrong with an earlier one is raised here."""
-        if self._error is not None:
-            raise self._error
-        self._batch.append(chunk)
-        now = time.monotonic()
-        if len(self._batch) >= _BATCH_CHUNKS or now - self._handed_over >= _BATCH_S:
-            self._queue.put(self._batch)
-            self._batch, self._handed_over = [], now
+        """Verifies and writes the next chunk.
 
-    def _drain(self) -> None:
-        """Runs in the thread; after an error it only empties the queue, so that nobody waits."""
-        while (batch := self._queue.get()) is not None:
-            if self._error is None:
-                try:
-                    for chunk in batch:
-                        self._take(chunk)
-                except Exception as error:  # noqa: BLE001 - the caller raises it
-                    self._error = error
-
-    def _take(self, chunk: Chunk) -> None:
+        Raises:
+            IntegrityError: it differs from its digest; it was not written.
+            DiskFullError: no room; the verified chunks before it are kept.
+        """
         index = self.position // limits.CHUNK_BYTES
         expected = self._digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES]
         if hashlib.sha256(chunk).digest() != expected:
@@ -107,7 +71,7 @@ class VerifiedSink:
                 f"{self._path.name}: chunk {index} of {len(self._digests) // DIGEST_BYTES} differs "
                 "from its signed digest; it was not written, what was verified before is kept"
             )
-        with _explained(self._path):
+        with machine_errors(self._path):
             self._write(chunk)
             if self.position - self._advised >= _WRITEBACK_BYTES:
                 self._write_back()
@@ -141,13 +105,3 @@ def verified_bytes(path: Path, digests: bytes, size: int) -> int:
                 break
             position += len(chunk)
         return position
-
-
-@contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFullError(f"no room left to write {path}") from error
-        raise MachineError(f"cannot write {path}: {error.strerror}") from error

@@ -5,31 +5,22 @@ with the same key; TLS key and certificate lie in one file, so a renewal replace
 Everything is 0600 inside 0700 folders, and no file is ever seen half written.
 """
 
-import errno
 import json
-import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
+from offsite.emulator.durable import FOLDER_MODE, lock_folder, machine_errors, write_atomic
 from offsite.secure import directory, envelope, names
 from offsite.secure.directory import Directory
 from offsite.secure.envelope import Envelope
-from offsite.secure.errors import (
-    ConfigError,
-    DiskFullError,
-    MachineError,
-    OffsiteError,
-    StateLockedError,
-)
+from offsite.secure.errors import ConfigError, OffsiteError
 from offsite.secure.identity import IdentityKey, IdentityPublicKey
 
-FOLDER_MODE: Final = 0o700
-FILE_MODE: Final = 0o600
 SEED_BYTES: Final = 32
 
 
@@ -73,11 +64,9 @@ class EdgeState:
     def open(cls, root: Path, *, exclusive: bool = True) -> Self:
         """Opens or lays out a folder; StateLockedError if another process works in it."""
         state = cls(root, None)
-        try:
+        with machine_errors(root):
             for folder in (root, state.keys, state.rounds):
                 folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
-        except OSError as error:
-            raise machine_error(root, error) from error
         if exclusive:
             state._lock = lock_folder(root)
         return state
@@ -186,50 +175,6 @@ class EdgeState:
                 f"{path} is missing: this edge has not joined, or its state was damaged; run "
                 "`edge-client join` with the token"
             ) from error
-
-
-def lock_folder(root: Path) -> FileLock:
-    """Takes the folder's lock at once or raises StateLockedError."""
-    lock = FileLock(root / "lock", timeout=0, thread_local=False, mode=FILE_MODE)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise StateLockedError(
-            f"another process uses {root}; stop it first or choose another state folder"
-        ) from error
-    return lock
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Puts `data` at `path`, mode 0600, durable, either wholly or not at all."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise machine_error(path, error) from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes renames inside `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def machine_error(path: Path, error: OSError) -> MachineError:
-    """What the operating system said, as an error of ours."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFullError(f"no room to write {path}; free some space and run it again")
-    return MachineError(f"cannot write {path}: {error.strerror}")
 
 
 def _damaged(path: Path) -> ConfigError:

@@ -21,10 +21,10 @@ from types import FrameType
 
 import click
 import typer
-from offsite.emulator.progress import Report
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from offsite.emulator.progress import Report
 from offsite.secure.errors import OffsiteError
 
 PLAIN_INTERVAL_S = 10.0

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from offsite.coordinator.authority import Authority
-from offsite.coordinator.state import write_atomic
 from offsite.coordinator.workspace import open_workspace
+from offsite.emulator.durable import write_atomic
 from offsite.emulator.terminal import Terminal
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from offsite.coordinator.config import CoordinatorConfig
 from offsite.coordinator.keys import create_keys
-from offsite.coordinator.state import StateFolder, write_atomic
+from offsite.coordinator.state import StateFolder
 from offsite.coordinator.workspace import absolute_paths
+from offsite.emulator.durable import write_atomic
 from offsite.emulator.settings import load_settings, render_toml
 from offsite.emulator.terminal import Terminal
 

@@ -29,9 +29,9 @@ from offsite.coordinator.service.enrolment import EnrolmentService
 from offsite.coordinator.service.rounds import RoundService
 from offsite.coordinator.service.server import RunningServer, ServerTls, start_server
 from offsite.coordinator.spool import Spool
-from offsite.coordinator.state import write_atomic
 from offsite.coordinator.workspace import Workspace, open_workspace
 from offsite.emulator.bundle.bundle import Bundle
+from offsite.emulator.durable import write_atomic
 from offsite.emulator.settings import to_tables
 from offsite.emulator.terminal import Terminal
 from offsite.secure.directory import Role, Status

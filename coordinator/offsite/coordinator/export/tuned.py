@@ -16,8 +16,8 @@ from pathlib import Path
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from offsite.coordinator.state import machine_error
 from offsite.emulator.adapters.adapter import Adapter
+from offsite.emulator.durable import machine_error
 from offsite.emulator.rounds.instruction import adapter_digest
 from offsite.secure.errors import ConfigError
 

@@ -10,7 +10,6 @@ Source: the artefact rules of TUF (monotonic version, expiry, one consistent sna
 """
 
 import contextlib
-import errno
 import json
 import os
 import shutil
@@ -33,6 +32,7 @@ from offsite.emulator.bundle.manifest import (
 from offsite.emulator.bundle.reader import open_bundle
 from offsite.emulator.bundle.tensor_schema import SCHEMA, BundleSchema
 from offsite.emulator.bundle.tokenizer_files import encode_tokenizer
+from offsite.emulator.durable import is_disk_full, sync_folder
 from offsite.emulator.layer_map import LayerMap
 from offsite.emulator.progress import Report, silent
 from offsite.emulator.schema import (
@@ -50,8 +50,6 @@ from offsite.secure.identity import IdentityKey
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
-
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +85,7 @@ def write_bundle(
         manifest = _write_files(partial, contents, facts, report)
         envelope = sign(MANIFEST_TYPE, manifest.to_bytes(), signer)
         _write_synced(partial / MANIFEST_NAME, to_bytes(envelope))
-        _fsync_folder(partial)
+        sync_folder(partial)
         _check_as_edge(partial, signer, facts)
         _publish(partial, folder)
     return manifest
@@ -188,7 +186,7 @@ def _publish(partial: Path, folder: Path) -> None:
     if folder.exists():
         folder.rename(previous)
     partial.rename(folder)
-    _fsync_folder(folder.parent)
+    sync_folder(folder.parent)
     shutil.rmtree(previous, ignore_errors=True)
 
 
@@ -203,21 +201,13 @@ def _previous(folder: Path) -> Path:
     return folder.with_name(folder.name + ".previous")
 
 
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @contextlib.contextmanager
 def _removed_on_failure(partial: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if error.errno in _DISK_FULL:
+        if is_disk_full(error):
             raise DiskFullError(
                 f"no room for the release at {partial.parent}: free some space and run it again;"
                 " the release before it is intact"

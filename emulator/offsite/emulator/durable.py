@@ -1,0 +1,79 @@
+"""Files that are never seen half written, folders that one process uses at a time.
+
+Rules: temporary file, fsync, rename, fsync of the folder; mode 0600; what the operating system
+refuses is an error of ours that says what to do. Both roles keep their state with these.
+"""
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from filelock import FileLock, Timeout
+
+from offsite.secure.errors import DiskFullError, MachineError, StateLockedError
+
+FOLDER_MODE: Final = 0o700
+FILE_MODE: Final = 0o600
+_DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Puts `data` at `path`, mode 0600, durable, either wholly or not at all."""
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise machine_error(path, error) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames inside `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def lock_folder(root: Path) -> FileLock:
+    """Takes the folder's lock at once or raises StateLockedError."""
+    lock = FileLock(root / "lock", timeout=0, thread_local=False, mode=FILE_MODE)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise StateLockedError(
+            f"another process uses {root}; stop it first or choose another state folder"
+        ) from error
+    return lock
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether there was no room."""
+    return error.errno in _DISK_FULL
+
+
+def machine_error(path: Path, error: OSError) -> MachineError:
+    """What the operating system said, as an error of ours."""
+    if is_disk_full(error):
+        return DiskFullError(f"no room to write {path}; free some space and run it again")
+    return MachineError(f"cannot write {path}: {error.strerror}")
+
+
+@contextlib.contextmanager
+def machine_errors(path: Path) -> Iterator[None]:
+    """Whatever the operating system refuses inside becomes an error about `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise machine_error(path, error) from error
