@@ -151,7 +151,15 @@ def _close(
         metrics[BASELINE] = baseline
     record.store.close_round(row, adapter, state, metrics, campaign.clock())
     campaign.close_messages(attempt.group_id)
-    log.info("round %d closed: %s", row.round, metrics)
+    log.info("round %d closed: %s", row.round, _summary(metrics))
+
+
+def _summary(metrics: Mapping[str, float]) -> str:
+    """What an operator wants to see at once; the row has all of it."""
+    text = "{updates:.0f} updates, {refused:.0f} refused, {late:.0f} late".format_map(metrics)
+    if GATE in metrics:
+        text += f", gate {metrics[GATE]:.4f} ± {metrics[GATE_STDERR]:.4f}"
+    return text + (", rolled back" if ROLLED_BACK in metrics else "")
 
 
 def _end(campaign: Campaign, row: CampaignRow) -> CampaignResult:

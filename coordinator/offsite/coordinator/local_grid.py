@@ -26,7 +26,7 @@ from offsite.emulator.rounds.flower_internals import (
 )
 from offsite.emulator.rounds.messages import message_from_bytes, message_to_bytes
 
-CLIENT_APP_RAISED = 1
+CLIENT_APP_RAISED = 2
 """Flower's code for an exception in a client's code."""
 
 

@@ -23,6 +23,8 @@ class Replies:
     updates: list[tuple[Message, Update]]
     refused: int
     late: int
+    update_bytes: int
+    """The largest update, as it travelled: signed and sealed."""
 
     def counts(self) -> dict[str, float]:
         """For the round's metrics."""
@@ -31,6 +33,7 @@ class Replies:
             "refused": float(self.refused),
             "late": float(self.late),
             "examples": float(sum(update.num_examples for _, update in self.updates)),
+            "update_bytes": float(self.update_bytes),
         }
 
 
@@ -48,7 +51,8 @@ def collect(campaign: Campaign, attempt: Attempt, message_ids: Sequence[str]) ->
         except PeerError as error:
             refused += 1
             log.warning("round %d: refused: %s", attempt.row.round, error)
-    return Replies(updates, refused, len(message_ids) - answered)
+    largest = max((len(sealed_update_of(reply)) for reply, _ in updates), default=0)
+    return Replies(updates, refused, len(message_ids) - answered, largest)
 
 
 def _replies(

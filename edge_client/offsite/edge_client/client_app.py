@@ -22,6 +22,7 @@ from flwr.clientapp import ClientApp
 
 from offsite.edge_client.checkpoint import Binding, Checkpoint
 from offsite.edge_client.data import Data, DataReport
+from offsite.edge_client.inbox import ROUND_FOLDER
 from offsite.edge_client.outcome import Tuned, TuningMetrics
 from offsite.edge_client.task import Task
 from offsite.edge_client.tuning import Callbacks, tune
@@ -35,8 +36,6 @@ from offsite.secure.errors import ExpiredError, PeerError
 from offsite.secure.identity import IdentityKey, IdentityPublicKey
 
 CHECKPOINT_NAME = "tuning.safetensors"
-ROUND_FOLDER = "round-folder"
-"""Key of `Context.node_config`: the folder of the message at hand, if the engine has one."""
 
 
 @dataclass(frozen=True, slots=True)

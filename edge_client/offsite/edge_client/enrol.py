@@ -75,10 +75,15 @@ def enrol(join_token: JoinToken, state: EdgeState, clock: Clock = time.time) -> 
     return membership
 
 
-def renew_if_due(state: EdgeState, clock: Clock = time.time) -> bool:
-    """Replaces the certificate in the last third of its life; a new channel then uses it."""
+def is_renewal_due(state: EdgeState, clock: Clock = time.time) -> bool:
+    """Whether the certificate is in the last third of its life."""
     start, end = certificates.validity_unix_s(state.tls_pem())
-    if clock() < start + (end - start) * RENEW_AT_SHARE:
+    return clock() >= start + (end - start) * RENEW_AT_SHARE
+
+
+def renew_if_due(state: EdgeState, clock: Clock = time.time) -> bool:
+    """Replaces the certificate when it is due; a new channel then uses it."""
+    if not is_renewal_due(state, clock):
         return False
     tls_key = certificates.tls_key_from_seed(secrets.token_bytes(certificates.SEED_BYTES))
     request = RenewRequest(csr_der=certificates.make_csr(tls_key))

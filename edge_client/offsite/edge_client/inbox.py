@@ -27,6 +27,8 @@ from offsite.secure import limits
 from offsite.secure.errors import DiskFullError, IntegrityError, PeerError
 from offsite.v1.rounds_pb2 import MessageRef
 
+ROUND_FOLDER = "round-folder"
+"""Key of Flower's `Context.node_config`: the folder of the message at hand, if the engine has one."""
 _MESSAGE_ID = re.compile(r"[0-9a-f]{1,64}")
 _READ_BYTES = limits.MIB
 

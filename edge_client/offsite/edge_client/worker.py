@@ -24,7 +24,7 @@ from typing import Final
 import grpc
 from flwr.app import Context, Error, Message, RecordDict
 
-from offsite.edge_client.inbox import Inbox, fetch_instruction
+from offsite.edge_client.inbox import ROUND_FOLDER, Inbox, fetch_instruction
 from offsite.edge_client.pulse import Pulse
 from offsite.edge_client.resume import WORKER_RETRIES, Persistence
 from offsite.edge_client.upload import Reply, upload_reply
@@ -36,8 +36,6 @@ from offsite.secure.names import node_id
 from offsite.v1 import rounds_pb2 as pb
 from offsite.v1 import rounds_pb2_grpc as pb_grpc
 
-ROUND_FOLDER: Final = "round-folder"
-"""Key of `Context.node_config`: the folder of the message at hand, for the tuning's checkpoint."""
 CLIENT_APP_RAISED: Final = 2
 """Flower's code for "the client app raised an exception"."""
 TRIES_PER_MESSAGE: Final = 3
@@ -81,11 +79,13 @@ class Edge:
     rounds: Path
     pulse: Pulse
     ears: Ears = field(default_factory=Ears)
+    pause_due: Callable[[], bool] = lambda: False
+    """Asked between rounds; True ends the work, to be taken up again on a new channel."""
     persistence: Persistence = field(default_factory=lambda: Persistence(WORKER_RETRIES))
 
 
-def run_worker(edge: Edge, client_app: App) -> CampaignEnd:
-    """Works until the campaign ends.
+def run_worker(edge: Edge, client_app: App) -> CampaignEnd | None:
+    """Works until the campaign ends; None if a pause was due before.
 
     Raises:
         TransportError: the coordinator stayed away; the next call goes on.
@@ -96,7 +96,7 @@ def run_worker(edge: Edge, client_app: App) -> CampaignEnd:
     # (1) Replies from before a kill.
     for message_id in inbox.unsent():
         _send(edge, inbox, message_id, tries)
-    while True:
+    while not edge.pause_due():
         # (2) The next instruction, or the end.
         answer = _next(edge)
         end = _end_of(answer)
@@ -115,6 +115,7 @@ def run_worker(edge: Edge, client_app: App) -> CampaignEnd:
             continue
         # (5) Sent.
         _send(edge, inbox, message_id, tries)
+    return None
 
 
 def _next(edge: Edge) -> pb.AwaitResponse:

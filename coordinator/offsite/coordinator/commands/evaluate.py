@@ -11,7 +11,7 @@ from offsite.coordinator.commands.emulate import release_of
 from offsite.coordinator.evaluation import evaluate
 from offsite.coordinator.models import DTYPES, adapter_of, load_model, load_questions
 from offsite.coordinator.records import result_of
-from offsite.coordinator.workspace import open_workspace
+from offsite.coordinator.workspace import Workspace, open_workspace
 from offsite.emulator.base_model import load_tokenizer
 from offsite.emulator.terminal import Terminal
 from offsite.secure.errors import ConfigError
@@ -48,7 +48,13 @@ def evaluate_table(
             "released": result.released,
             "reason": result.reason,
             "bundle_bytes": bundle.manifest.bundle_bytes,
-            "update_bytes": sum(spec.num_bytes for spec in bundle.adapter_schema.values()),
+            "update_bytes": _update_bytes(workspace, result.campaign_id),
             "evaluation_seconds": round(time.monotonic() - started, 1),
         }
     terminal.result(Group(found.to_table(), result.reason), document)
+
+
+def _update_bytes(workspace: Workspace, campaign_id: int) -> int:
+    """The largest update of the campaign, as it travelled."""
+    rounds = workspace.store.campaigns.rounds(campaign_id)
+    return int(max((row.metrics.get("update_bytes", 0.0) for row in rounds), default=0.0))

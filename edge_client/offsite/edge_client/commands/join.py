@@ -15,17 +15,19 @@ import grpc
 
 from offsite.edge_client.channel import open_channel
 from offsite.edge_client.client_app import Listener, Machine, Member, build_client_app
-from offsite.edge_client.data import read_data
-from offsite.edge_client.enrol import enrol, refresh_directory, renew_if_due
+from offsite.edge_client.data import Data, read_data
+from offsite.edge_client.enrol import enrol, is_renewal_due, refresh_directory, renew_if_due
 from offsite.edge_client.fetch import Source, fetch_release
 from offsite.edge_client.outcome import TuningMetrics
 from offsite.edge_client.pulse import Pulse
 from offsite.edge_client.state import EdgeState, Membership
-from offsite.edge_client.worker import Ears, Edge, Ending, run_worker
+from offsite.edge_client.worker import CampaignEnd, Ears, Edge, Ending, run_worker
 from offsite.emulator.bundle.bundle import Bundle
+from offsite.emulator.bundle.manifest import MANIFEST_NAME, Manifest
 from offsite.emulator.bundle.report import describe, render
 from offsite.emulator.rounds.plan import RoundPlan
 from offsite.emulator.terminal import Terminal
+from offsite.secure.envelope import from_bytes
 from offsite.secure.errors import TransportError
 from offsite.secure.identity import IdentityPublicKey
 from offsite.secure.token import JoinToken
@@ -61,32 +63,91 @@ def join_campaign(request: JoinRequest, terminal: Terminal) -> None:
         # (2) The membership.
         membership = enrol(token, state)
         terminal.note(f"joined as {membership.client_id}, coordinator at {membership.address}")
-        renew_if_due(state)
-        with open_channel(state) as channel:
-            coordinator = refresh_directory(channel, state).coordinator()
-            # (3) The release.
-            bundle = _fetch(channel, state, coordinator.identity_key, terminal)
-            if request.inspect_only:
-                document = describe(bundle, time.time(), coordinator.identity_key)
-                terminal.result(render(document), document)
-                return
-            # (4) The rounds.
-            edge = _edge(channel, state, membership, terminal)
-            app = build_client_app(
-                bundle,
-                data,
-                Member(membership.client_id, state.identity_key(), coordinator.identity_key),
-                state.rounds,
-                listener=_listener(edge.pulse, terminal),
-                machine=Machine(threads=request.threads),
-            )
-            end = run_worker(edge, app)
+        # (3) and (4), on a new channel whenever the certificate was renewed.
+        session = _Session(state, membership, data, request.threads, terminal)
+        if request.inspect_only:
+            session.inspect()
+            return
+        end = session.work()
+        while end is None:
+            end = session.work()
     if end.ending is Ending.FAILED:
         raise TransportError(f"the campaign failed: {end.reason}")
     terminal.result(
         f"the campaign has ended: {end.reason}",
         {"client": membership.client_id, "ending": end.ending.name.lower(), "reason": end.reason},
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Session:
+    """An enrolled edge at work."""
+
+    state: EdgeState
+    membership: Membership
+    data: Data
+    threads: int
+    terminal: Terminal
+
+    def inspect(self) -> None:
+        """Fetches and shows the release."""
+        with self._channel() as channel:
+            coordinator_key = self._coordinator_key(channel)
+            bundle = self._fetch(channel, coordinator_key)
+        document = describe(bundle, time.time(), coordinator_key)
+        self.terminal.result(render(document), document)
+
+    def work(self) -> CampaignEnd | None:
+        """Rounds until the campaign ends; None when the certificate is due for renewal."""
+        with self._channel() as channel:
+            coordinator_key = self._coordinator_key(channel)
+            bundle = self._fetch(channel, coordinator_key)
+            pulse = Pulse(channel)
+            client_id = self.membership.client_id
+            app = build_client_app(
+                bundle,
+                self.data,
+                Member(client_id, self.state.identity_key(), coordinator_key),
+                self.state.rounds,
+                listener=_listener(pulse, self.terminal),
+                machine=Machine(threads=self.threads),
+            )
+            edge = Edge(
+                channel=channel,
+                client_id=client_id,
+                rounds=self.state.rounds,
+                pulse=pulse,
+                ears=Ears(self.terminal.note),
+                pause_due=lambda: is_renewal_due(self.state),
+            )
+            return run_worker(edge, app)
+
+    def _channel(self) -> grpc.Channel:
+        renew_if_due(self.state)
+        return open_channel(self.state)
+
+    def _coordinator_key(self, channel: grpc.Channel) -> IdentityPublicKey:
+        return refresh_directory(channel, self.state).coordinator().identity_key
+
+    def _fetch(self, channel: grpc.Channel, coordinator_key: IdentityPublicKey) -> Bundle:
+        terminal, folder = self.terminal, self.state.bundle
+        source = Source(channel, coordinator_key, time.time(), expected_base=_known_base(folder))
+        with terminal.progress("fetching bytes") as report, terminal.progress("checking") as check:
+            bundle = fetch_release(source, folder, report=report, report_check=check)
+        facts = bundle.manifest.facts
+        terminal.note(
+            f"release {facts.release_version} of {facts.base_model}, "
+            f"{bundle.manifest.bundle_bytes} bytes, verified"
+        )
+        return bundle
+
+
+def _known_base(bundle: Path) -> str | None:
+    """The base model of the release that was fetched before: a later one must be of the same."""
+    path = bundle / MANIFEST_NAME
+    if not path.exists():
+        return None
+    return Manifest.from_bytes(from_bytes(path.read_bytes()).payload).facts.base_fingerprint
 
 
 def _token_text(given: str) -> str:
@@ -112,26 +173,6 @@ def _log_into(state: EdgeState) -> None:
     logger.setLevel(logging.INFO)
     logger.handlers = [handler]
     logger.propagate = False
-
-
-def _fetch(
-    channel: grpc.Channel, state: EdgeState, coordinator_key: IdentityPublicKey, terminal: Terminal
-) -> Bundle:
-    source = Source(channel, coordinator_key, time.time())
-    with terminal.progress("fetching bytes") as report, terminal.progress("checking") as check:
-        bundle = fetch_release(source, state.bundle, report=report, report_check=check)
-    facts = bundle.manifest.facts
-    terminal.note(
-        f"release {facts.release_version} of {facts.base_model}, "
-        f"{bundle.manifest.bundle_bytes} bytes, verified"
-    )
-    return bundle
-
-
-def _edge(
-    channel: grpc.Channel, state: EdgeState, membership: Membership, terminal: Terminal
-) -> Edge:
-    return Edge(channel, membership.client_id, state.rounds, Pulse(channel), Ears(terminal.note))
 
 
 def _listener(pulse: Pulse, terminal: Terminal) -> Listener:

@@ -187,7 +187,9 @@ def _check_base(manifest: Manifest, expected_base: str) -> None:
     found = manifest.facts.base_fingerprint
     if found != expected_base:
         raise PeerError(
-            f"expected a release of the base model {expected_base[:16]}, found {found[:16]}"
+            f"expected a release of the base model {expected_base[:16]}, found {found[:16]}: a "
+            "campaign keeps its model; to follow the owner to another one, join with a new state "
+            "folder"
         )
 
 
