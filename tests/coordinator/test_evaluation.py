@@ -14,7 +14,8 @@ from offsite.emulator.adapters.adapter import AdapterKind
 from offsite.emulator.build import build_emulator
 from offsite.emulator.layer_map import Placement
 from offsite.emulator.methods.method import MethodName
-from offsite.emulator.scoring import Question, score_questions
+from offsite.emulator.questions import Question
+from offsite.emulator.scoring import score_questions
 
 QUESTIONS = [
     Question(f"Question {i}: water and light, what is {i}?", ("a star", "ice", "iron"), i % 3)

@@ -8,7 +8,7 @@ from tests.coordinator.models import changed, logits_of, make_tuned, untouched, 
 
 from offsite.coordinator.plug_in import ModelGate, merged_in, plugged_in
 from offsite.emulator.adapters.adapter import AdapterKind
-from offsite.emulator.scoring import Question
+from offsite.emulator.questions import Question
 from offsite.secure.errors import PeerError
 
 KINDS = pytest.mark.parametrize("kind", list(AdapterKind))

@@ -31,11 +31,10 @@ from transformers import (
 from transformers.cache_utils import DynamicCache
 
 from offsite.emulator import scoring
+from offsite.emulator.questions import Question, read_questions
 from offsite.emulator.scoring import (
     ChoiceScores,
-    Question,
     paired_difference,
-    read_questions,
     score_choices,
     score_questions,
     summarise,

@@ -19,11 +19,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from offsite.coordinator.plug_in import plugged_in
 from offsite.emulator.adapters.adapter import Adapter
 from offsite.emulator.progress import Report, silent
+from offsite.emulator.questions import Question
 from offsite.emulator.scoring import (
     Accuracy,
     ChoiceScores,
     PairedDifference,
-    Question,
     paired_difference,
     score_choices,
     summarise,

@@ -12,8 +12,8 @@ from offsite.coordinator.plug_in import ModelGate
 from offsite.emulator.adapters.adapter import Adapter, make_adapter
 from offsite.emulator.base_model import fingerprint, load_base_model, load_tokenizer
 from offsite.emulator.bundle.bundle import Bundle
+from offsite.emulator.questions import Question, read_questions
 from offsite.emulator.rounds.plan import ComputeDtype
-from offsite.emulator.scoring import Question, read_questions
 from offsite.secure.errors import ConfigError
 
 DTYPES = {ComputeDtype.BFLOAT16: torch.bfloat16, ComputeDtype.FLOAT32: torch.float32}

@@ -15,7 +15,8 @@ from offsite.coordinator.gate import GateScore
 from offsite.emulator.adapters.adapter import Adapter
 from offsite.emulator.blocks import slot_blocks
 from offsite.emulator.progress import Report, silent
-from offsite.emulator.scoring import Question, score_questions
+from offsite.emulator.questions import Question
+from offsite.emulator.scoring import score_questions
 
 
 @contextmanager

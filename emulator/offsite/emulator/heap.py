@@ -3,8 +3,8 @@
 Under its defaults glibc returns every freed buffer above 128 KiB to the kernel, or gives back the
 top of the heap as soon as 128 KiB of it are free, and the next buffer of the same size is faulted
 in and zeroed page by page. For chunks of 256 KiB, allocated several times each on their way
-through gRPC and TLS, that was measured as three quarters of the server's time: a bare stream ran
-at 0.43 GB/s with the defaults and at 1.2 to 1.6 GB/s with the values below.
+through gRPC and TLS, that was 1.8 million page faults per GiB. The gain in rate was threefold in one
+experiment and 1.0 to 1.15 by median in others (`docs/log.md`); what is certain is the faults.
 
 The values are those that glibc itself reaches by its dynamic rule when a program frees a 32 MiB
 buffer (`M_MMAP_THRESHOLD` in mallopt(3)): nothing here is more than a head start. The price is at

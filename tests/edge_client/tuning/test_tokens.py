@@ -18,7 +18,8 @@ from offsite.edge_client.data import (
 )
 from offsite.edge_client.data_formats import Format
 from offsite.edge_client.tokens import Encoded, Encoding, Ending, digest, encode
-from offsite.emulator.scoring import Question, score_choices
+from offsite.emulator.questions import Question
+from offsite.emulator.scoring import score_choices
 from offsite.secure.errors import ConfigError
 
 
