@@ -42,6 +42,7 @@ lint: $(READY)  ## ruff, mypy strict, import-linter, buf, drift of generated cod
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/buf lint protos
+	$(BIN)/buf breaking protos --against protos/released.binpb
 	$(BIN)/python protos/generate.py --check
 
 format: $(READY)  ## Format Python and protobuf sources
@@ -49,7 +50,7 @@ format: $(READY)  ## Format Python and protobuf sources
 	$(BIN)/ruff format .
 	$(BIN)/buf format -w protos
 
-protos: $(READY)  ## Regenerate the committed protobuf code
+protos: $(READY)  ## Regenerate the committed protobuf code; released.binpb changes at a release
 	$(BIN)/python protos/generate.py
 
 bench: $(READY)  ## The benchmarks in their quick form

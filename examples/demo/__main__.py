@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 from examples.demo.inputs import Inputs, prepare
-from examples.demo.processes import Child, command, free_port, output
+from examples.demo.processes import Child, command, free_port, output, wait_for_all
 
 SETTINGS = {
     "model.name": "SmolLM2-135M-Instruct",
@@ -101,8 +101,7 @@ def _campaign(state: Path, inputs: Inputs, logs: Path) -> None:
             arguments = ["join", token, "--data", str(data), "--state", str(logs / f"edge-{i}")]
             join = command("edge-client", *arguments)
             children.append(Child(f"edge-{i}", join, logs / f"edge-{i}.log", threads))
-        for child in children:
-            child.wait()
+        wait_for_all(children)
     finally:
         for child in children:
             child.stop()

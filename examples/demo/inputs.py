@@ -40,13 +40,14 @@ class Inputs:
 
 def prepare(folder: Path, seed: int, edges: int = 2) -> Inputs:
     """Downloads and converts what is missing below `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    shuffled = folder / f"seed-{seed}"
+    shuffled.mkdir(parents=True, exist_ok=True)
     inputs = Inputs(
         model=folder / "model",
         public_text=folder / "public.jsonl",
-        gate=folder / "gate.jsonl",
-        test=folder / "test.jsonl",
-        edges=tuple(folder / f"edge-{i}.jsonl" for i in range(edges)),
+        gate=shuffled / "gate.jsonl",
+        test=shuffled / "test.jsonl",
+        edges=tuple(shuffled / f"edge-{i}.jsonl" for i in range(edges)),
     )
     wheels = _download(folder / "wheels")
     if not (inputs.model / "config.json").exists():

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 BIN = Path(sys.executable).parent
+POLL_S = 0.2
 
 
 class Child:
@@ -36,27 +37,31 @@ class Child:
                 log.flush()
                 print(f"[{self.name}] {line.rstrip()}", flush=True)
 
-    def wait(self) -> None:
-        """Waits for the end.
-
-        Raises:
-            SystemExit: the command failed; names its log.
-        """
-        status = self._process.wait()
-        self._reader.join()
-        if status:
-            raise SystemExit(f"{self.name} ended with exit code {status}; see {self._log}")
-
     @property
     def running(self) -> bool:
-        """True until the process has ended."""
-        return self._process.poll() is None
+        """True until the process has ended.
+
+        Raises:
+            SystemExit: it failed; names its log.
+        """
+        status = self._process.poll()
+        if status:
+            self._reader.join()
+            raise SystemExit(f"{self.name} ended with exit code {status}; see {self._log}")
+        return status is None
 
     def stop(self) -> None:
         """Ends the process if it still runs."""
-        if self.running:
+        if self._process.poll() is None:
             self._process.terminate()
             self._process.wait(timeout=30)
+
+
+def wait_for_all(children: Sequence[Child]) -> None:
+    """Waits until every child has ended; the first that fails ends the waiting."""
+    pause = threading.Event()
+    while [child for child in children if child.running]:
+        pause.wait(POLL_S)
 
 
 def environment(threads: int) -> Mapping[str, str]:

@@ -319,6 +319,7 @@ def test_stale_rounds_are_erased(post: Post, grid: GrpcGrid, edge: Edge) -> None
 
 
 PROGRAM = """
+import signal
 import sys
 from pathlib import Path
 from offsite.edge_client.pulse import Pulse
@@ -326,6 +327,8 @@ from offsite.edge_client.worker import Edge, run_worker
 from offsite.secure.certificates import Credential
 from tests.edge_client.test_worker import add_one
 from tests.loopback import dial
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have switched it off
 
 def app(message, context):
     marker = folder / "tuning"

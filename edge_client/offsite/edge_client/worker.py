@@ -79,9 +79,9 @@ class Edge:
     rounds: Path
     pulse: Pulse
     ears: Ears = field(default_factory=Ears)
+    persistence: Persistence = field(default_factory=lambda: Persistence(WORKER_RETRIES))
     pause_due: Callable[[], bool] = lambda: False
     """Asked between rounds; True ends the work, to be taken up again on a new channel."""
-    persistence: Persistence = field(default_factory=lambda: Persistence(WORKER_RETRIES))
 
 
 def run_worker(edge: Edge, client_app: App) -> CampaignEnd | None:

@@ -6,8 +6,10 @@ refuses is an error of ours that says what to do. Both roles keep their state wi
 
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -46,11 +48,51 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def replace_folder(new: Path, folder: Path) -> None:
+    """Puts `new` in the place of `folder`; the earlier one survives a kill at any moment.
+
+    Two renames, for a folder cannot be replaced in one; `undo_half_exchange` takes the first back
+    if the second never happened.
+    """
+    previous = _previous(folder)
+    with machine_errors(folder):
+        if folder.exists():
+            folder.rename(previous)
+        new.rename(folder)
+        sync_folder(folder.parent)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def undo_half_exchange(folder: Path) -> None:
+    """Called before `folder` is looked at: ends what a kill inside `replace_folder` left."""
+    previous = _previous(folder)
+    if previous.exists() and not folder.exists():
+        with machine_errors(folder):
+            previous.rename(folder)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _previous(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".previous")
+
+
+def sha256_of(path: Path) -> bytes:
+    """The digest of a file of any size; raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
 def lock_folder(root: Path) -> FileLock:
-    """Takes the folder's lock at once or raises StateLockedError."""
+    """Takes the folder's lock at once.
+
+    Raises:
+        StateLockedError: another process has it.
+        MachineError: no file can be made in the folder.
+    """
     lock = FileLock(root / "lock", timeout=0, thread_local=False, mode=FILE_MODE)
     try:
-        lock.acquire()
+        with machine_errors(root):
+            lock.acquire()
     except Timeout as error:
         raise StateLockedError(
             f"another process uses {root}; stop it first or choose another state folder"
@@ -67,7 +109,7 @@ def machine_error(path: Path, error: OSError) -> MachineError:
     """What the operating system said, as an error of ours."""
     if is_disk_full(error):
         return DiskFullError(f"no room to write {path}; free some space and run it again")
-    return MachineError(f"cannot write {path}: {error.strerror}")
+    return MachineError(f"cannot use {path}: {error.strerror or error}")
 
 
 @contextlib.contextmanager

@@ -114,7 +114,7 @@ def instantiate(
     schema: Mapping[str, TensorSpec],
     dtype: torch.dtype | None = None,
 ) -> PreTrainedModel:
-    """A frozen model of zeros in the shapes of `schema`, ready for `load_weights`.
+    """A frozen model of zeros in the shapes of `schema`, ready for `bundle.weights.fill`.
 
     Args:
         config: the emulator's config as JSON.
@@ -220,18 +220,3 @@ def replace_parameters(model: nn.Module, new: Callable[[str, nn.Parameter], torc
             swapped[id(old)] = nn.Parameter(new(name, old), requires_grad=False)
         path, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(path), attribute, swapped[id(old)])
-
-
-def load_weights(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Copy tensors into the model's storage, cast to its dtype; names must match exactly.
-
-    Raises PeerError that names the first tensor that is missing, unknown or misshapen.
-    """
-    weights = named_weights(model)
-    for name in sorted(weights.keys() ^ tensors.keys()):
-        raise PeerError(f"tensor {name}: {'missing' if name in weights else 'unknown'}")
-    for name, target in weights.items():
-        if target.shape != tensors[name].shape:
-            found, expected = list(tensors[name].shape), list(target.shape)
-            raise PeerError(f"tensor {name}: shape {found}, expected {expected}")
-        target.copy_(tensors[name])

@@ -363,21 +363,21 @@ class RoundMetadata(_message.Message):
     run_id: _builtins.int
     """Campaign number on this coordinator."""
     message_id: _builtins.str
-    """Identifier of this message."""
+    """Identifier of this message. <= 64 chars."""
     src_node_id: _builtins.int
     """Sender."""
     dst_node_id: _builtins.int
     """Receiver."""
     reply_to_message_id: _builtins.str
-    """Instruction that this replies to; empty in an instruction."""
+    """Instruction that this replies to; empty in an instruction. <= 64 chars."""
     group_id: _builtins.str
-    """Round, as text."""
+    """Round and attempt, "ROUND.ATTEMPT". <= 64 chars."""
     created_at_unix_s: _builtins.float
     """Seconds since 1970-01-01 UTC."""
     ttl_s: _builtins.float
     """Seconds that the round trip may take."""
     message_type: _builtins.str
-    """"train", "evaluate" or "query", with an optional ".action"."""
+    """"train", "evaluate" or "query", with an optional ".action". <= 64 chars."""
     def __init__(
         self,
         *,
@@ -544,16 +544,16 @@ class NamedArray(_message.Message):
     STYPE_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Key in the record."""
+    """Key in the record. <= 512 chars."""
     dtype: _builtins.str
-    """NumPy dtype name, or free text for an opaque stype."""
+    """NumPy dtype name, or free text for an opaque stype. <= 64 chars."""
     stype: _builtins.str
-    """How `data` is serialised, e.g. "numpy.ndarray" or "offsite.sealed"."""
+    """How `data` is serialised, e.g. "numpy.ndarray" or "offsite.sealed". <= 64 chars."""
     data: _builtins.bytes
     """The bytes."""
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Shape."""
+        """Shape. <= 32 axes."""
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from offsite.emulator.bundle.manifest import DIGEST_BYTES, FileEntry
+from offsite.emulator.durable import sha256_of
 from offsite.secure.errors import IntegrityError
 from offsite.secure.limits import CHUNK_BYTES
 
@@ -80,7 +81,7 @@ def verify_chunks(folder: Path, entry: FileEntry, advance: Callable[[int], None]
         IntegrityError: the list or a chunk differs; it names the file and the chunk.
     """
     list_path = folder / entry.chunks_path
-    if _sha256(list_path) != entry.chunks_sha256:
+    if sha256_of(list_path) != entry.chunks_sha256:
         raise IntegrityError(f"{entry.chunks_path}: expected the signed digest, found another")
     whole = hashlib.sha256()
     with list_path.open("rb") as digests:
@@ -100,10 +101,3 @@ def _chunks(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             yield chunk
-
-
-def _sha256(path: Path) -> bytes:
-    digest = hashlib.sha256()
-    for chunk in _chunks(path):
-        digest.update(chunk)
-    return digest.digest()

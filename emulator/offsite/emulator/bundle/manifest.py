@@ -101,13 +101,6 @@ class Manifest:
         """Size of the files with their chunk digests, without the manifest."""
         return sum(entry.size + entry.chunks_bytes for entry in self.files)
 
-    def file(self, path: str) -> FileEntry:
-        """The entry of a file; raises PeerError when the release has no such file."""
-        for entry in self.files:
-            if entry.path == path:
-                return entry
-        raise PeerError(f"manifest: expected the file {path}, found none")
-
     def to_bytes(self) -> bytes:
         """The bytes that are signed."""
         facts = self.facts

@@ -32,7 +32,13 @@ from offsite.emulator.bundle.manifest import (
 from offsite.emulator.bundle.reader import open_bundle
 from offsite.emulator.bundle.tensor_schema import SCHEMA, BundleSchema
 from offsite.emulator.bundle.tokenizer_files import encode_tokenizer
-from offsite.emulator.durable import is_disk_full, sync_folder
+from offsite.emulator.durable import (
+    is_disk_full,
+    machine_error,
+    replace_folder,
+    sync_folder,
+    undo_half_exchange,
+)
 from offsite.emulator.layer_map import LayerMap
 from offsite.emulator.progress import Report, silent
 from offsite.emulator.schema import (
@@ -74,10 +80,10 @@ def write_bundle(
     """Writes, signs, verifies and publishes a release at `folder`; reports bytes.
 
     Raises:
-        DiskFullError: nothing was published; what `folder` held before is intact.
+        DiskFullError, MachineError: nothing was published; what `folder` held is intact.
         ConfigError: an edge would refuse this release, and why.
     """
-    _recover(folder)
+    undo_half_exchange(folder)
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     with _removed_on_failure(partial):
@@ -87,7 +93,7 @@ def write_bundle(
         _write_synced(partial / MANIFEST_NAME, to_bytes(envelope))
         sync_folder(partial)
         _check_as_edge(partial, signer, facts)
-        _publish(partial, folder)
+        replace_folder(partial, folder)
     return manifest
 
 
@@ -180,27 +186,6 @@ def _check_as_edge(folder: Path, signer: IdentityKey, facts: ReleaseFacts) -> No
         raise ConfigError(f"an edge would refuse this release: {error}") from error
 
 
-def _publish(partial: Path, folder: Path) -> None:
-    """Two renames; `_recover` undoes the first if the second never happens."""
-    previous = _previous(folder)
-    if folder.exists():
-        folder.rename(previous)
-    partial.rename(folder)
-    sync_folder(folder.parent)
-    shutil.rmtree(previous, ignore_errors=True)
-
-
-def _recover(folder: Path) -> None:
-    previous = _previous(folder)
-    if previous.exists() and not folder.exists():
-        previous.rename(folder)
-    shutil.rmtree(previous, ignore_errors=True)
-
-
-def _previous(folder: Path) -> Path:
-    return folder.with_name(folder.name + ".previous")
-
-
 @contextlib.contextmanager
 def _removed_on_failure(partial: Path) -> Iterator[None]:
     try:
@@ -212,7 +197,7 @@ def _removed_on_failure(partial: Path) -> Iterator[None]:
                 f"no room for the release at {partial.parent}: free some space and run it again;"
                 " the release before it is intact"
             ) from error
-        raise
+        raise machine_error(partial, error) from error
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

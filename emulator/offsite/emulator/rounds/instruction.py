@@ -73,6 +73,18 @@ def read_instruction(
         PeerError: it is malformed, not signed by the coordinator, late, or its adapter is not
             the one that the plan names.
     """
+    signed = read_plan(message, coordinator_key, now_unix_s)
+    return signed, read_adapter(message, signed, schema)
+
+
+def read_plan(
+    message: Message, coordinator_key: IdentityPublicKey, now_unix_s: float
+) -> SignedPlan:
+    """The plan of an instruction by itself: it says of which release the adapter is.
+
+    Raises:
+        PeerError: it is malformed, not signed by the coordinator, or late.
+    """
     if message.has_error():
         raise PeerError("instruction: expected content, it holds an error")
     content = message.content
@@ -82,11 +94,23 @@ def read_instruction(
     plan = config.get(PLAN)
     if not isinstance(plan, bytes):
         raise PeerError("instruction: expected a signed plan in its config")
-    signed = open_plan(plan, coordinator_key, now_unix_s)
+    return open_plan(plan, coordinator_key, now_unix_s)
+
+
+def read_adapter(
+    message: Message, signed: SignedPlan, schema: Mapping[str, TensorSpec]
+) -> dict[str, Tensor]:
+    """The adapter of an instruction whose plan `read_plan` has opened.
+
+    Raises:
+        PeerError: it does not fit the schema, or is not the one that the plan names.
+    """
+    arrays = message.content[ARRAYS]
+    assert isinstance(arrays, ArrayRecord), "read_plan() has looked"
     adapter = adapter_from_record(arrays, schema)
     if adapter_digest(adapter) != signed.plan.adapter_sha256:
         raise IntegrityError("instruction: the adapter is not the one that the plan names")
-    return signed, adapter
+    return adapter
 
 
 def reply_content(sealed: bytes, num_examples: int) -> RecordDict:

@@ -22,10 +22,11 @@ from typing import NoReturn
 from torch import Tensor
 
 from offsite.emulator.schema import TensorSpec, tensors_from_bytes, tensors_to_bytes
+from offsite.emulator.strict_json import Fields, JsonObject, check_text, parse_json
 from offsite.secure import envelope as envelopes
 from offsite.secure.errors import ConfigError, IntegrityError, PeerError
 from offsite.secure.identity import IdentityKey, IdentityPublicKey
-from offsite.secure.limits import KIB
+from offsite.secure.limits import KIB, ROUND_MESSAGE_BYTES
 from offsite.secure.names import check_client_id
 from offsite.secure.sealing import SealingKey, open_sealed, seal
 
@@ -42,6 +43,7 @@ MAX_CHANGE = 1e4
 _MAGIC = b"OFFSUPD1"
 _DIGEST_BYTES = 32
 _LENGTH_BYTES = 4
+_TEXT_CHARS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +120,7 @@ def open_update(data: bytes, key: SealingKey, terms: UpdateTerms) -> Update:
     # (5) The tensors are those signed, fit the schema, and are finite.
     _check_digest(tensors, header, terms.client_id)
     delta = _read_tensors(tensors, terms)
-    metrics = {name: float(value) for name, value in header.metrics.items()}
-    return Update(terms.client_id, delta, header.num_examples, metrics)
+    return Update(terms.client_id, delta, header.num_examples, header.metrics)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,7 @@ class _Header:
     num_examples: int
     metrics: dict[str, float]
     tensors_bytes: int
-    tensors_sha256: str
+    tensors_sha256: bytes
 
 
 def _check_own(
@@ -173,39 +174,34 @@ def _split(plaintext: bytes, client_id: str) -> tuple[bytes, bytes]:
 
 
 def _read_header(payload: bytes, terms: UpdateTerms) -> _Header:
-    try:
-        values = json.loads(payload)
-        client_id, plan = values.pop("client_id"), values.pop("plan_sha256")
-        header = _Header(**values)
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
-        _refuse(terms.client_id, "its signed header is malformed")
+    what = f"update of {terms.client_id}: its signed header"
+    fields = Fields(parse_json(payload, what, HEADER_BYTES), what)
+    client_id, plan = fields.text("client_id", _TEXT_CHARS), fields.sha256("plan_sha256")
     if client_id != terms.client_id:
-        _refuse(terms.client_id, f"its signed header names client {client_id!r:.80}")
-    if plan != terms.plan_digest.hex():
-        _refuse(terms.client_id, f"its signed header names plan {plan!r:.20}")
-    _check_numbers(header, terms)
+        _refuse(terms.client_id, f"its signed header names client {client_id!r}")
+    if plan != terms.plan_digest:
+        _refuse(terms.client_id, f"its signed header names plan {plan.hex()[:16]}")
+    header = _Header(
+        num_examples=fields.integer("num_examples", 1, terms.max_examples),
+        metrics=_metrics(fields.object("metrics", METRICS), what),
+        tensors_bytes=fields.integer("tensors_bytes", 0, ROUND_MESSAGE_BYTES),
+        tensors_sha256=fields.sha256("tensors_sha256"),
+    )
+    fields.close()
     return header
 
 
-def _check_numbers(header: _Header, terms: UpdateTerms) -> None:
-    examples = header.num_examples
-    if type(examples) is not int or not 1 <= examples <= terms.max_examples:
-        _refuse(
-            terms.client_id, f"expected 1 to {terms.max_examples} examples, found {examples!r:.40}"
-        )
-    metrics = header.metrics
-    if not isinstance(metrics, dict) or len(metrics) > METRICS:
-        _refuse(terms.client_id, f"expected at most {METRICS} metrics")
-    for name, value in metrics.items():
-        believed = type(value) in (int, float) and abs(value) <= MAX_METRIC
-        if len(name) > METRIC_NAME_CHARS or not believed:
-            _refuse(terms.client_id, f"metric {name!r:.80} is {value!r:.40}, expected a number")
+def _metrics(values: JsonObject, what: str) -> dict[str, float]:
+    for name in values:
+        check_text(name, f"{what}: metric", METRIC_NAME_CHARS)
+    fields = Fields(values, f"{what}: metrics")
+    return {name: fields.number(name, -MAX_METRIC, MAX_METRIC) for name in values}
 
 
 def _check_digest(tensors: bytes, header: _Header, client_id: str) -> None:
     if len(tensors) != header.tensors_bytes:
         _refuse(client_id, f"expected {header.tensors_bytes} bytes of tensors, got {len(tensors)}")
-    if hashlib.sha256(tensors).hexdigest() != header.tensors_sha256:
+    if hashlib.sha256(tensors).digest() != header.tensors_sha256:
         raise IntegrityError(f"update of {client_id}: the tensors are not those that were signed")
 
 
