@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from tests.coordinator.models import make_tuned, weights_of
 
-from offsite.coordinator.evaluation import ROWS, evaluate
+from offsite.coordinator.evaluation import ROWS, Questions, evaluate
 from offsite.coordinator.plug_in import plugged_in
 from offsite.emulator.adapters.adapter import AdapterKind
 from offsite.emulator.build import build_emulator
@@ -77,4 +77,8 @@ def _check_output(found) -> None:
     with console.capture() as capture:
         console.print(found.to_table())
     text = capture.get()
+    assert "the gate" not in text
     assert "emulator zero shot" in text and "60 questions" in text and "paired" in text
+    with console.capture() as capture:
+        console.print(found.to_table(Questions.GATE))
+    assert "chose the round" in capture.get()

@@ -11,7 +11,6 @@ from flwr.serverapp.strategy import FedAvg
 from tests.loopback import Post
 
 from offsite.coordinator.grid import PRESENCE_S, GrpcGrid
-from offsite.coordinator.mailbox import Phase
 from offsite.coordinator.spool import ReplyFile
 from offsite.emulator.rounds.messages import message_from_bytes, message_to_bytes
 from offsite.secure.errors import ConfigError
@@ -178,9 +177,11 @@ def test_flowers_own_loop_runs_on_it(post: Post, grid: GrpcGrid) -> None:
     assert result.arrays["w"].numpy().tolist() == [2.0, 2.0, 2.0]
 
 
-def test_the_phase_reaches_the_mailbox(post: Post, grid: GrpcGrid) -> None:
-    grid.set_phase(Phase.FAILED, "too few clients")
-    assert (post.mailbox.status.phase, post.mailbox.status.reason) == (
-        Phase.FAILED,
-        "too few clients",
-    )
+def test_replies_are_read_one_by_one(post: Post, grid: GrpcGrid) -> None:
+    ids = grid.push_messages([instruction(grid, node) for node in (ANNA, BEN)])
+    answer(post, "anna")
+    answer(post, "ben")
+    replies = iter(grid.pull_messages(ids))
+    assert next(replies).metadata.src_node_id == ANNA
+    grid.close("1.1")
+    assert list(replies) == []  # nobody had read it yet

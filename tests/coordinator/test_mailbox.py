@@ -116,6 +116,21 @@ def test_a_closed_round_leaves_nothing_behind(post: Post) -> None:
     assert post.spool.message_ids() == []
 
 
+def test_a_message_that_is_erased_meanwhile_was_withdrawn(post: Post) -> None:
+    post.spool.erase(ID)
+    with pytest.raises(PeerError, match="withdrawn"):
+        reply(post, b"done")
+
+
+def test_whoever_goes_on_with_a_message_has_not_taken_the_end(post: Post) -> None:
+    post.mailbox.tell_end("anna")
+    post.mailbox.tell_end("ben")
+    post.mailbox.close(1, "1.1")
+    with pytest.raises(PeerError):
+        post.mailbox.stored_bytes("anna", ID, bytes(32))
+    assert post.mailbox.told == {"ben"}
+
+
 def test_instructions_are_posted_together_or_not_at_all(post: Post) -> None:
     def messages() -> Iterator[Outgoing]:
         yield outgoing(OTHER, "ben")

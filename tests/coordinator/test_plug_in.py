@@ -1,5 +1,7 @@
 """The adapter in the full model, and the model afterwards as if nothing had been."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from tests.coordinator.models import changed, logits_of, make_tuned, untouched, 
 
 from offsite.coordinator.plug_in import ModelGate, merged_in, plugged_in
 from offsite.emulator.adapters.adapter import AdapterKind
+from offsite.emulator.progress import Report
 from offsite.emulator.questions import Question
 from offsite.secure.errors import PeerError
 
@@ -77,3 +80,19 @@ def test_the_gate_scores_the_plug_in_and_leaves_the_model(tmp_path: Path) -> Non
     assert gate.score(same) == baseline
     gate.score(tuned.tensors)
     assert gate.baseline() == baseline
+
+
+def test_every_scoring_of_the_gate_shows_its_progress(tmp_path: Path) -> None:
+    tuned = make_tuned("llama", AdapterKind.LORA, tmp_path)
+    seen: list[tuple[str, int, int]] = []
+
+    @contextmanager
+    def progress(label: str) -> Iterator[Report]:
+        yield lambda done, total: seen.append((label, done, total))
+
+    questions = [Question(f"Question {i}: the sun is", ("a star", "ice"), i % 2) for i in range(8)]
+    gate = ModelGate(tuned.model, tuned.tokenizer, tuned.adapter, questions, 512, progress)
+    gate.baseline()
+    gate.score(tuned.tensors)
+    labels = {label for label, done, total in seen if (done, total) == (8, 8)}
+    assert labels == {"scoring the full model on the gate", "scoring the plug-in on the gate"}

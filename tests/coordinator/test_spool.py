@@ -4,12 +4,14 @@ import errno
 import hashlib
 import os
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+from offsite.coordinator import spool as spools
 from offsite.coordinator.spool import ReplyFile, Spool
 from offsite.secure import limits
-from offsite.secure.errors import DiskFullError, IntegrityError, PeerError
+from offsite.secure.errors import DiskFullError, IntegrityError, MachineError, PeerError
 
 ID = "0123456789abcdef" * 2
 DATA = bytes(range(256)) * 4096  # 1 MiB
@@ -54,6 +56,60 @@ def test_a_killed_upload_goes_on_where_it_was(spool: Spool) -> None:
         upload.write(DATA[cut:])
         upload.finish()
     assert spool.reply(ID).read_bytes() == DATA
+
+
+class Killed(BaseException):
+    """Stands for `kill -9`."""
+
+
+def killed(*_: object, **__: object) -> NoReturn:
+    raise Killed
+
+
+@pytest.mark.parametrize("step", ["unlink", "rename", "sync_folder"])
+def test_a_reply_that_was_killed_while_it_was_completed_is_taken_anew(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    with spool.open_upload(promised(), 0) as upload, monkeypatch.context() as patch:
+        upload.write(DATA)
+        patch.setattr(spools if step == "sync_folder" else Path, step, killed)
+        with pytest.raises(Killed):
+            upload.finish()
+    if step != "unlink":  # the state goes first
+        assert not spool.reply(ID).with_name("reply.state").exists()
+    stored = spool.stored_bytes(ID, promised().sha256)
+    with spool.open_upload(promised(), stored) as upload:
+        upload.write(DATA[stored:])
+        upload.finish()
+    assert spool.reply(ID).read_bytes() == DATA
+
+
+def test_a_state_without_its_bytes_promises_nothing(spool: Spool) -> None:
+    with spool.open_upload(promised(), 0) as upload:
+        upload.write(DATA[:100])
+    spool.reply(ID).with_name("reply.part").unlink()  # as a power cut may leave it
+    assert spool.stored_bytes(ID, promised().sha256) == 0
+    spool.open_upload(promised(), 0).close()
+
+
+def test_an_upload_that_cannot_be_opened_keeps_no_descriptor(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[int] = []
+    real = os.open
+
+    def recorded(path: Path, flags: int) -> int:
+        opened.append(real(path, flags))
+        return opened[-1]
+
+    monkeypatch.setattr(os, "open", recorded)
+    monkeypatch.setattr(spools, "_hash_up_to", refused)
+    with pytest.raises(MachineError):
+        spool.open_upload(promised(), 0)
+    assert len(opened) == 2
+    for descriptor in opened:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)
 
 
 def test_the_first_surplus_byte_stops_an_upload(spool: Spool) -> None:
@@ -120,6 +176,32 @@ def test_a_full_disk_is_said_with_the_bytes_that_are_missing(
     with pytest.raises(DiskFullError, match=r"room for 1048576 bytes .* free at least \d+ bytes"):
         spool.open_upload(promised(), 0)
     assert not spool.reply(ID).with_name("reply.part").exists()
+
+
+def refused(*_: object) -> NoReturn:
+    raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.mark.parametrize("call", ["fsync", "pwrite", "posix_fallocate"])
+def test_whatever_the_disk_refuses_is_an_error_of_ours(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    monkeypatch.setattr(os, call, refused)
+    with (
+        pytest.raises(MachineError, match="Input/output error"),
+        spool.open_upload(promised(), 0) as upload,
+    ):
+        upload.write(DATA)
+        upload.finish()
+    if call != "posix_fallocate":
+        with pytest.raises(MachineError, match="Input/output error"):
+            spool.write_instruction("f" * 32, b"instruction")
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "spool").write_bytes(b"a file where the folder should be")
+    with pytest.raises(MachineError, match="Not a directory"):
+        Spool(tmp_path / "spool").write_instruction(ID, b"instruction")
 
 
 @pytest.mark.parametrize("message_id", ["", "..", "../" * 10 + "etc", ID.upper(), ID + "/x", "a"])

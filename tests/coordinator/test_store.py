@@ -132,7 +132,22 @@ def test_a_client_keeps_its_row_when_it_is_revoked(store: Store) -> None:
     assert (revoked.last_seen_unix_s, len(revoked.doing)) == (NOW + 1, 200)
     assert [client.client_id for client in store.clients.active()] == ["b"]
     assert store.clients.by_node(names.node_id("b")) == store.clients.get("b")
-    assert store.clients.by_identity(b"b" * 32) == store.clients.get("b")
+
+
+def test_what_a_client_says_of_itself_is_kept_printable(store: Store) -> None:
+    add_clients(store, "a")
+    store.clients.touch("a", "tuning\x1b[2J\nround \u202e1 [/x]", NOW)
+    row = store.clients.get("a")
+    assert row is not None and row.doing == "tuning [2J round  1 [/x]"
+
+
+def test_the_messages_of_a_campaign_are_withdrawn_together(store: Store) -> None:
+    add_clients(store, "a")
+    store.messages.add([message("m1"), message("m2")])
+    store.messages.delete_run(2)
+    assert store.messages.ids() == ["m1", "m2"]
+    store.messages.delete_run(1)
+    assert store.messages.ids() == []
 
 
 def test_messages_come_oldest_first_until_they_are_answered(store: Store) -> None:

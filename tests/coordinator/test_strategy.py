@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from flwr.app import Message, Metadata, RecordDict
+from flwr.app import Metadata
 from torch import Tensor
 
 from offsite.coordinator.config import StrategyName
@@ -19,7 +19,7 @@ from offsite.coordinator.strategy import (
     state_of,
     state_schema,
 )
-from offsite.emulator.rounds.flower_internals import message_with_metadata, set_task_identity
+from offsite.emulator.rounds.flower_internals import set_task_identity
 from offsite.emulator.rounds.instruction import ARRAYS, CONFIG, PLAN, SERVER_ROUND
 from offsite.emulator.rounds.update import Update
 from offsite.emulator.schema import TensorSpec, spec_of, tensors_from_bytes, tensors_to_bytes
@@ -28,11 +28,10 @@ ADAPTER = {"b": torch.tensor([1.0, -2.0]), "a": torch.tensor([[0.5, 0.0, 3.0]])}
 SCHEMA = {name: TensorSpec("F32", tuple(value.shape)) for name, value in ADAPTER.items()}
 
 
-def _update(client: str, examples: int, scale: float) -> tuple[Message, Update]:
+def _update(client: str, examples: int, scale: float) -> tuple[Metadata, Update]:
     delta = {name: scale * torch.ones_like(value) / 3 for name, value in ADAPTER.items()}
     metadata = Metadata(1, "r", 5, 1, "m", "1.1", time.time(), 9.0, "train")
-    reply = message_with_metadata(metadata, RecordDict())
-    return reply, Update(client, delta, examples, {"loss": scale, client: 1.0})
+    return metadata, Update(client, delta, examples, {"loss": scale, client: 1.0})
 
 
 UPDATES = [_update("zoe", 3, 0.011), _update("adam", 1, 0.037), _update("kim", 7, -0.013)]
@@ -84,10 +83,10 @@ def test_a_state_that_was_saved_goes_on_bit_for_bit(name: StrategyName) -> None:
 def test_the_result_does_not_depend_on_who_answers_first(name: StrategyName) -> None:
     adapter = {"w": torch.randn(1000, generator=torch.Generator().manual_seed(0))}
     updates = []
-    for reply, update in UPDATES:
+    for metadata, update in UPDATES:
         generator = torch.Generator().manual_seed(update.num_examples)
         delta = {"w": torch.randn(1000, generator=generator)}
-        updates.append((reply, dataclasses.replace(update, delta=delta)))
+        updates.append((metadata, dataclasses.replace(update, delta=delta)))
     results = []
     for order in ([0, 1, 2], [2, 1, 0], [1, 2, 0]):
         strategy = make_strategy(name)

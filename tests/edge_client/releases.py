@@ -27,7 +27,9 @@ CHUNKS = 5
 SIZE = CHUNKS * limits.CHUNK_BYTES - 1000
 
 
-def write_release(folder: Path, version: int = 1, seed: int = 0, ttl_s: int = 86_400) -> bytes:
+def write_release(
+    folder: Path, version: int = 1, seed: int = 0, ttl_s: int = 86_400, base: str = "00" * 32
+) -> bytes:
     """Writes a release over the one in `folder`; returns the bytes of its file."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -36,7 +38,7 @@ def write_release(folder: Path, version: int = 1, seed: int = 0, ttl_s: int = 86
         file.write(data)
         entry = file.finish()
     now = int(time.time())
-    facts = ReleaseFacts("test", version, now - 60, now + ttl_s, "tiny", "00" * 32, "none", 1.0, {})
+    facts = ReleaseFacts("test", version, now - 60, now + ttl_s, "tiny", base, "none", 1.0, {})
     layer_map = LayerMap.of(Placement(1, 1), 3, [1])
     manifest = Manifest(facts, layer_map, AdapterSpec(AdapterKind.WHOLE_BLOCK), (entry,))
     envelope = sign(MANIFEST_TYPE, manifest.to_bytes(), SIGNER)

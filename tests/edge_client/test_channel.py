@@ -1,4 +1,4 @@
-"""Retries and the translation of gRPC's statuses, without a server."""
+"""The translation of gRPC's statuses into errors of ours, without a server."""
 
 import socket
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from offsite.edge_client.channel import call_with_retries, error_of, open_channel, translated
+from offsite.edge_client.channel import error_of, open_channel, translated
 from offsite.edge_client.state import EdgeState, Membership
-from offsite.secure import certificates, directory, limits
+from offsite.secure import certificates, directory
 from offsite.secure.directory import Directory
 from offsite.secure.errors import (
     IdentityError,
@@ -49,60 +49,6 @@ class Failure(grpc.RpcError, grpc.Call):
 
     def add_callback(self, callback: object) -> bool:
         return False
-
-
-class Flaky:
-    """Fails a number of times, then answers."""
-
-    def __init__(self, failures: int, error: Exception) -> None:
-        self.calls, self._failures, self._error = 0, failures, error
-
-    def __call__(self) -> str:
-        self.calls += 1
-        if self.calls <= self._failures:
-            raise self._error
-        return "answer"
-
-
-UNAVAILABLE = Failure(grpc.StatusCode.UNAVAILABLE)
-
-
-def test_what_did_not_arrive_is_tried_again_with_full_jitter() -> None:
-    pauses: list[float] = []
-    bounds: list[tuple[float, float]] = []
-
-    def uniform(low: float, high: float) -> float:
-        bounds.append((low, high))
-        return high / 2
-
-    flaky = Flaky(limits.RETRIES - 1, UNAVAILABLE)
-    assert call_with_retries(flaky, sleep=pauses.append, uniform=uniform) == "answer"
-    assert [low for low, _ in bounds] == [0.0] * (limits.RETRIES - 1)
-    assert [high for _, high in bounds] == [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 10.0]
-    assert pauses == [high / 2 for _, high in bounds]
-
-
-def test_retries_are_bounded() -> None:
-    flaky = Flaky(100, UNAVAILABLE)
-    with pytest.raises(TransportError):
-        call_with_retries(flaky, sleep=lambda _: None)
-    assert flaky.calls == limits.RETRIES
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        Failure(grpc.StatusCode.UNAUTHENTICATED, error="TokenError"),
-        Failure(grpc.StatusCode.PERMISSION_DENIED),
-        Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "Received message larger than max (2 vs. 1)"),
-        Failure(grpc.StatusCode.UNAVAILABLE, "Tls handshake failed (TSI_PROTOCOL_FAILURE)"),
-    ],
-)
-def test_a_refusal_is_not_tried_again(error: Failure) -> None:
-    flaky = Flaky(100, error)
-    with pytest.raises(OffsiteError):
-        call_with_retries(flaky, sleep=lambda _: None)
-    assert flaky.calls == 1
 
 
 @pytest.mark.parametrize(

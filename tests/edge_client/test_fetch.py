@@ -33,6 +33,7 @@ from offsite.secure.errors import (
     DiskFullError,
     ExpiredError,
     IntegrityError,
+    MachineError,
     PeerError,
     SignatureError,
     TransportError,
@@ -278,8 +279,9 @@ def test_an_expired_release_is_refused(source: Source, line: Line, tmp_path: Pat
 def test_a_release_of_another_base_model_is_refused(
     source: Source, line: Line, tmp_path: Path
 ) -> None:
+    write_release(tmp_path / "bundle", base="11" * 32)  # accepted before
     with pytest.raises(PeerError, match="of the base model"):
-        fetch_release(replace(source, expected_base="11" * 32), tmp_path / "bundle")
+        fetch_release(source, tmp_path / "bundle")
     assert line.offsets == []
 
 
@@ -368,6 +370,41 @@ def test_a_damaged_release_is_fetched_again(
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     fetch_release(source, tmp_path / "bundle")
     assert path.read_bytes() == data and len(line.offsets) == 2
+
+
+@pytest.mark.parametrize("damage", [b"", b"damaged", bytes(300_000)])
+def test_a_damaged_manifest_is_fetched_again(
+    source: Source, real_releases: Path, published: Path, tmp_path: Path, damage: bytes
+) -> None:
+    publish(real_releases, 1, published)
+    manifest = fetch_release(source, tmp_path / "bundle").folder / MANIFEST_NAME
+    data = manifest.read_bytes()
+    manifest.write_bytes(damage)
+    fetch_release(source, tmp_path / "bundle")
+    assert manifest.read_bytes() == data
+
+
+def test_a_folder_that_refuses_is_an_error_of_ours(source: Source, tmp_path: Path) -> None:
+    (tmp_path / "bundle.incoming").write_bytes(b"no folder")
+    with pytest.raises(MachineError, match="cannot write"):
+        fetch_release(source, tmp_path / "bundle")
+
+
+def test_a_sink_that_cannot_begin_keeps_no_file_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int, length: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(sink.os, "ftruncate", refuse)
+        with (
+            pytest.raises(MachineError, match="Input/output error"),
+            sink.VerifiedSink(tmp_path / "file", b"", 0),
+        ):
+            pass
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_kill_between_the_renames_loses_no_release(

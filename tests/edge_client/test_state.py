@@ -8,7 +8,7 @@ import pytest
 from offsite.edge_client.state import EdgeState, Membership
 from offsite.secure import directory
 from offsite.secure.directory import Directory
-from offsite.secure.errors import ConfigError, SignatureError, StateLockedError
+from offsite.secure.errors import ConfigError, MachineError, SignatureError, StateLockedError
 from offsite.secure.identity import IdentityKey
 
 NOW = 1_800_000_000.0
@@ -30,6 +30,20 @@ def test_a_second_process_in_the_folder_is_refused(tmp_path: Path) -> None:
             EdgeState.open(state.root)
         EdgeState.open(state.root, exclusive=False).close()
     EdgeState.open(tmp_path / "edge").close()
+
+
+def test_looking_into_a_folder_makes_nothing_in_it(tmp_path: Path) -> None:
+    state = EdgeState.open(tmp_path, exclusive=False)
+    with pytest.raises(ConfigError, match="has not joined"):
+        state.membership()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_read_is_an_error_of_ours(tmp_path: Path) -> None:
+    with EdgeState.open(tmp_path / "edge") as state:
+        (state.keys / "tls.pem").mkdir()
+        with pytest.raises(MachineError, match=r"cannot read .*tls\.pem"):
+            state.tls_pem()
 
 
 def test_the_identity_key_is_made_once(tmp_path: Path) -> None:

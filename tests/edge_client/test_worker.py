@@ -5,33 +5,43 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from tests.loopback import Loopback, Post, round_service, serving
+from tests.loopback import Guests, Loopback, Post, round_service, serving
 
+from offsite.coordinator.gatekeeper import Peer
 from offsite.coordinator.grid import GrpcGrid
 from offsite.coordinator.mailbox import CampaignStatus, Phase
-from offsite.coordinator.spool import ReplyFile
+from offsite.coordinator.spool import ReplyFile, Upload
 from offsite.edge_client import worker
 from offsite.edge_client.inbox import Inbox, fetch_instruction
 from offsite.edge_client.pulse import Pulse
 from offsite.edge_client.resume import Persistence
+from offsite.edge_client.task import StaleReleaseError
 from offsite.edge_client.upload import Reply, upload_reply
 from offsite.edge_client.worker import Ears, Edge, Ending, run_worker
 from offsite.emulator.rounds.messages import message_from_bytes
 from offsite.secure import limits
-from offsite.secure.errors import ConfigError, IntegrityError, PeerError
+from offsite.secure.errors import (
+    ConfigError,
+    ExpiredError,
+    IdentityError,
+    IntegrityError,
+    PeerError,
+)
 from offsite.secure.names import node_id
 from offsite.v1 import rounds_pb2 as pb
 from offsite.v1.rounds_pb2_grpc import RoundServiceStub
 
 PATIENT = Persistence(retries=2, sleep=lambda _: None)
+DONE = CampaignStatus(Phase.ENDED, "all rounds are done")
 WEIGHTS = 400_000  # more than six chunks
 
 
@@ -60,6 +70,18 @@ def edge(loopback: Loopback, tmp_path: Path) -> Iterator[Edge]:
         yield Edge(channel, "anna", tmp_path / "rounds", Pulse(channel), Ears(), PATIENT)
 
 
+class Recorded(Pulse):
+    """Remembers what the coordinator is told."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        super().__init__(channel)
+        self.said: list[str] = []
+
+    def say(self, status: str) -> None:
+        self.said.append(status)
+        super().say(status)
+
+
 def send(grid: GrpcGrid, group: str = "1.1", ttl: float = 60.0) -> str:
     arrays = ArrayRecord({"w": Array(np.arange(WEIGHTS, dtype=np.float32))})
     content = RecordDict({"arrays": arrays})
@@ -76,16 +98,20 @@ def add_one(message: Message, context: Context) -> Message:
     return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
 
 
-def ending(post: Post, app: Callable[[Message, Context], Message]) -> worker.App:
-    """`app`, after whose first call the campaign ends."""
+def ending(
+    post: Post,
+    app: worker.App,
+    status: CampaignStatus = DONE,
+) -> worker.App:
+    """`app`, in a campaign that ends as soon as a reply is there."""
+    accept = post.mailbox.accept
 
-    def call(message: Message, context: Context) -> Message:
-        try:
-            return app(message, context)
-        finally:
-            post.mailbox.set_status(CampaignStatus(Phase.ENDED, "all rounds are done"))
+    def accept_and_end(client_id: str, upload: Upload) -> None:
+        accept(client_id, upload)
+        post.mailbox.set_status(status)
 
-    return call
+    post.mailbox.accept = accept_and_end
+    return app
 
 
 def is_tuned(grid: GrpcGrid, message_id: str) -> bool:
@@ -113,24 +139,28 @@ def test_rounds_follow_each_other_until_the_campaign_fails(
     def app(message: Message, context: Context) -> Message:
         if len(ids) < 3:
             ids.append(send(grid, f"{len(ids) + 1}.1"))
-        else:
-            post.mailbox.set_status(CampaignStatus(Phase.FAILED, "the gate got worse"))
-        return add_one(message, context)
+            return add_one(message, context)
+        return ending(post, add_one, CampaignStatus(Phase.FAILED, "the gate got worse"))(
+            message, context
+        )
 
     end = run_worker(edge, app)
     assert (end.ending, end.reason) == (Ending.FAILED, "the gate got worse")
     assert all(is_tuned(grid, message_id) for message_id in ids)
+    assert Inbox(edge.rounds).returned() == 3
 
 
 def test_a_failing_app_becomes_an_error_that_tells_no_data(
     post: Post, grid: GrpcGrid, edge: Edge
 ) -> None:
     message_id = send(grid)
+    pulse = Recorded(edge.channel)
 
     def fail(message: Message, context: Context) -> Message:
         raise ConfigError("row 17 of /home/anna/patients.csv: 'Smith, John' is no label")
 
-    run_worker(edge, ending(post, fail))
+    run_worker(replace(edge, pulse=pulse), ending(post, fail))
+    assert pulse.said and not any("/" in text or "Smith" in text for text in pulse.said)
     (reply,) = grid.pull_messages([message_id])
     assert reply.has_error()
     expected = "ConfigError: the round failed on this edge; its log says why"
@@ -193,8 +223,93 @@ def test_a_reply_from_before_a_kill_is_only_sent(
     def never(message: Message, context: Context) -> Message:
         raise AssertionError("tuned twice")
 
+    assert Inbox(edge.rounds).returned() == 0
     run_worker(edge, never)
     assert is_tuned(grid, message_id)
+    assert Inbox(edge.rounds).returned() == 1
+
+
+def test_a_reply_that_was_sent_twice_counts_once(tmp_path: Path) -> None:
+    inbox = Inbox(tmp_path / "rounds")
+    for message_id in ("a", "a", "b"):  # killed between counting and erasing the first
+        inbox.count_returned(message_id)
+    assert inbox.returned() == 2
+    (tmp_path / "returned").write_bytes(b"damaged")
+    assert inbox.returned() == 0
+
+
+def test_a_reply_outlives_a_certificate_that_lapsed(
+    post: Post, grid: GrpcGrid, edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gatekeeper says that something expired, as it does of a round that is over."""
+    message_id = send(grid)
+
+    def refuse(guests: Guests, cert_pem: bytes) -> Peer:
+        raise ExpiredError("the certificate of 'anna' has expired; ask for a new token")
+
+    with monkeypatch.context() as patch:
+
+        def lapse(message: Message, context: Context) -> Message:
+            patch.setattr(Guests, "identify", refuse)
+            return add_one(message, context)
+
+        with pytest.raises(IdentityError, match=r"expired; ask .* operator to invite it again"):
+            run_worker(edge, lapse)
+        with pytest.raises(IdentityError, match="nothing was lost"):
+            run_worker(edge, add_one)
+    assert Inbox(edge.rounds).unsent() == [message_id]
+    run_worker(edge, ending(post, add_one))
+    assert is_tuned(grid, message_id)
+
+
+def test_a_plan_for_another_release_is_a_pause_once_and_then_an_error(
+    post: Post, grid: GrpcGrid, edge: Edge
+) -> None:
+    message_id = send(grid)
+
+    def stale(message: Message, context: Context) -> Message:
+        raise StaleReleaseError("a plan for the release cd")
+
+    assert run_worker(edge, stale) is None  # the release is fetched again
+    assert list(grid.pull_messages([message_id])) == []
+    assert run_worker(edge, ending(post, stale)) is not None  # in vain
+    (reply,) = grid.pull_messages([message_id])
+    assert reply.error.reason == "StaleReleaseError: a plan for the release cd"
+
+
+def test_a_plan_for_another_release_is_obeyed_once_that_was_fetched(
+    post: Post, grid: GrpcGrid, edge: Edge
+) -> None:
+    message_id = send(grid)
+
+    def stale(message: Message, context: Context) -> Message:
+        raise StaleReleaseError("a plan for the release cd")
+
+    assert run_worker(edge, stale) is None
+    run_worker(edge, ending(post, add_one))
+    assert is_tuned(grid, message_id)
+
+
+@pytest.mark.parametrize("phase", [Phase.ENDED, Phase.FAILED])
+def test_an_end_that_is_heard_while_tuning_ends_the_edge_without_an_upload(
+    post: Post, grid: GrpcGrid, edge: Edge, monkeypatch: pytest.MonkeyPatch, phase: Phase
+) -> None:
+    """The coordinator may be gone by the time that a straggler is done."""
+    send(grid)
+    pulse = Pulse(edge.channel, interval_s=0.0)
+
+    def straggle(message: Message, context: Context) -> Message:
+        post.mailbox.set_status(CampaignStatus(phase, "enough"))
+        while True:
+            pulse.check()
+
+    def never(*_: object) -> None:
+        raise AssertionError("nobody waits for it")
+
+    monkeypatch.setattr(worker, "upload_reply", never)
+    end = run_worker(replace(edge, pulse=pulse), straggle)
+    assert end is not None and (end.ending.name, end.reason) == (phase.name, "enough")
+    assert list(edge.rounds.iterdir()) == []
 
 
 def test_a_reply_that_is_too_late_is_dropped_and_work_goes_on(

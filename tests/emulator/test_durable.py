@@ -1,14 +1,21 @@
 """Durable files: whole or absent, and the owner's alone."""
 
 import errno
+import hashlib
 import os
 import stat
 from pathlib import Path
 
 import pytest
 
-from offsite.emulator.durable import write_atomic
-from offsite.secure.errors import DiskFullError
+from offsite.emulator.durable import (
+    lock_folder,
+    replace_folder,
+    sha256_of,
+    undo_half_exchange,
+    write_atomic,
+)
+from offsite.secure.errors import DiskFullError, MachineError, StateLockedError
 
 
 def test_an_interrupted_write_leaves_the_old_file(
@@ -34,3 +41,56 @@ def test_files_are_the_owners_whatever_the_umask(tmp_path: Path) -> None:
     finally:
         os.umask(earlier)
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o600
+
+
+def folder_with(path: Path, text: str) -> Path:
+    path.mkdir()
+    (path / "file").write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("killed_at", [1, 2])
+def test_a_folder_is_replaced_or_stays_whatever_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
+) -> None:
+    folder = folder_with(tmp_path / "bundle", "old")
+    new = folder_with(tmp_path / "new", "new")
+    renames, real = 0, Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        nonlocal renames
+        renames += 1
+        if renames == killed_at:
+            raise KeyboardInterrupt
+        return real(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", rename)
+        replace_folder(new, folder)
+    undo_half_exchange(folder)
+    assert (folder / "file").read_text() == "old"
+    replace_folder(new, folder)
+    undo_half_exchange(folder)
+    assert (folder / "file").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_folder_that_cannot_be_replaced_is_an_error_of_ours(tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match="cannot write"):
+        replace_folder(tmp_path / "gone", tmp_path / "bundle")
+
+
+def test_a_file_has_one_digest(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"some bytes")
+    assert sha256_of(tmp_path / "file") == hashlib.sha256(b"some bytes").digest()
+
+
+def test_a_folder_has_one_user_and_may_refuse_the_lock(tmp_path: Path) -> None:
+    lock = lock_folder(tmp_path)
+    with pytest.raises(StateLockedError):
+        lock_folder(tmp_path)
+    lock.release()
+    (tmp_path / "lock").unlink(missing_ok=True)
+    (tmp_path / "lock").mkdir()
+    with pytest.raises(MachineError, match="cannot write"):
+        lock_folder(tmp_path)

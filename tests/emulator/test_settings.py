@@ -82,6 +82,11 @@ def test_a_file_that_is_no_table_of_sections_is_refused(tmp_path: Path, text: st
         load_settings(Job, path)
 
 
+def test_a_folder_in_the_place_of_the_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_settings(Job, tmp_path)
+
+
 def test_tables_are_plain() -> None:
     assert to_tables(Job()) == {
         "paint": {"colour": "red", "layers": 1, "share": 0.5, "glossy": False},

@@ -56,6 +56,26 @@ def test_wrong_usage_is_two(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ended.value.code == 2
 
 
+def test_what_a_peer_says_cannot_move_the_cursor_or_start_a_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    terminal = Terminal()
+    terminal.note("bob: \x1b[2J[/x] ok\nround 9 closed")
+    terminal.result("two\nlines \x1b]0;title\x07", {})
+    captured = capsys.readouterr()
+    assert captured.err == "bob:  [2J[/x] ok round 9 closed\n"
+    assert captured.out == "two\nlines  ]0;title \n"
+
+
+def test_an_error_that_quotes_a_peer_is_printed_without_escapes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["work"])
+    with pytest.raises(SystemExit):
+        run(_app(PeerError("\x1b[31mred")), "work")
+    assert capsys.readouterr().err == "work:  [31mred\n"
+
+
 def test_json_is_alone_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
     terminal = Terminal(as_json=True)
     terminal.note("for the person")

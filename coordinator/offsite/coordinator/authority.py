@@ -3,7 +3,9 @@
 A shell around `offsite.secure`: it brings clock, randomness and the database to the rules there.
 Notable: an enrolment is one transaction (invite used, client row, next directory), so a crash
 leaves a token that still works; and the same identity key may use its token again, so an edge that
-lost the answer just asks once more. Rule: whatever is refused, no accepted client is touched.
+lost the answer just asks once more. A client whose certificate lapsed is invited again under its
+name; only its own identity key can use that token. Rule: whatever is refused, no accepted client is
+touched.
 """
 
 import secrets
@@ -12,14 +14,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from offsite.coordinator.addresses import check_reachable
 from offsite.coordinator.keys import Keys
 from offsite.coordinator.store import Store
-from offsite.coordinator.tables.clients import CertificateRef
+from offsite.coordinator.tables.clients import CertificateRef, ClientStatus
 from offsite.coordinator.tables.invites import InviteRow
 from offsite.secure import certificates, directory, envelope, limits, names, token
 from offsite.secure.directory import Directory, DirectoryEntry, Role, Status
 from offsite.secure.envelope import Envelope
-from offsite.secure.errors import ConfigError, ExpiredError, TokenError, TransportError
+from offsite.secure.errors import (
+    ConfigError,
+    ExpiredError,
+    IdentityError,
+    TokenError,
+    TransportError,
+)
 from offsite.secure.identity import IdentityPublicKey
 from offsite.secure.token import JoinToken
 
@@ -64,11 +73,17 @@ class Authority:
                 self._publish(Directory().with_entry(self._own_entry()))
 
     def invite(self, client_id: str, address: str, ttl_s: float = limits.INVITE_TTL_S) -> JoinToken:
-        """A one-time token for a new client; an unused one for the same name stops working."""
-        if not names.is_client_id(client_id) or self.directory().find(client_id) is not None:
+        """A one-time token for a new client, or for an active one that has to join again.
+
+        An unused token for the same name stops working.
+
+        Raises:
+            ConfigError: the name, the address or the time is not allowed.
+        """
+        if not names.is_client_id(client_id) or self._is_taken(client_id):
             raise ConfigError(
-                f"{client_id[:80]!r} is no name for a new client: expected 1 to 64 of a-z, 0-9 and "
-                "'-', not used by anyone before"
+                f"{client_id[:80]!r} is no name to invite: expected 1 to 64 of a-z, 0-9 and '-', "
+                "neither revoked nor the coordinator's own"
             )
         if not 0 < ttl_s <= limits.INVITE_TTL_S:
             raise ConfigError(f"an invitation may last up to {limits.INVITE_TTL_S} s, not {ttl_s}")
@@ -78,7 +93,7 @@ class Authority:
             bootstrap_seed=self._keys.bootstrap_seed,
             ca_cert_der=self._keys.ca.cert_der,
             directory_key=self._keys.authority.public.raw,
-            address=address,
+            address=check_reachable(address),
         )
         now = self._clock()
         self._store.invites.add(
@@ -137,13 +152,30 @@ class Authority:
         return cert_pem + self._keys.ca.cert_pem
 
     def revoke(self, client_id: str, reason: str) -> None:
-        """Shuts a client out for ever, from its next call on."""
+        """Shuts a client out for ever, from its next call on.
+
+        Raises:
+            ConfigError: no such client, revoked before, or a reason that the directory cannot hold.
+        """
+        if len(reason) > directory.REASON_CHARS or not reason.isprintable():
+            raise ConfigError(
+                f"reason: expected at most {directory.REASON_CHARS} printable characters on one "
+                f"line, found {len(reason)}"
+            )
         now = self._clock()
         with self._store.transaction():
-            if self._store.clients.get(client_id) is None:
+            row = self._store.clients.get(client_id)
+            if row is None:
                 raise ConfigError(f"there is no client {client_id[:80]!r}")
+            if row.status is ClientStatus.REVOKED:
+                raise ConfigError(f"{client_id!r} is revoked already ({row.reason})")
             self._publish(self.directory().with_revoked(client_id, reason, now))
             self._store.clients.revoke(client_id, reason, now)
+
+    def is_member(self, client_id: str) -> bool:
+        """Whether an active client has this name."""
+        entry = self.directory().find(client_id)
+        return entry is not None and (entry.role, entry.status) == (Role.CLIENT, Status.ACTIVE)
 
     def directory(self) -> Directory:
         """The newest directory, also when another process published it."""
@@ -159,6 +191,9 @@ class Authority:
         row = self._store.directories.newest()
         assert row is not None, "version 1 is published when the authority is built"
         return envelope.from_bytes(row.envelope)
+
+    def _is_taken(self, client_id: str) -> bool:
+        return self.directory().find(client_id) is not None and not self.is_member(client_id)
 
     def _open_invite(self, token_id: bytes, now_unix_s: float) -> InviteRow:
         invite = self._store.invites.get(token_id)
@@ -189,7 +224,10 @@ class Authority:
         """Inside the transaction, so of two that use one token at once the second sees the first."""
         invite = self._open_invite(token_id, now_unix_s)
         client_id = invite.client_id
-        if invite.used_by is None:
+        if invite.used_by is None and self.directory().find(client_id) is not None:
+            self._take_back(client_id, identity_key, certificate)
+            self._store.invites.mark_used(token_id, identity_key.raw, now_unix_s)
+        elif invite.used_by is None:
             entry = DirectoryEntry(
                 client_id, identity_key, Role.CLIENT, Status.ACTIVE, since_unix_s=now_unix_s
             )
@@ -201,6 +239,17 @@ class Authority:
             self._store.clients.replace_certificate(client_id, certificate)
         else:
             raise TokenError("this join token was used by another key; ask for a new one")
+
+    def _take_back(
+        self, client_id: str, identity_key: IdentityPublicKey, certificate: CertificateRef
+    ) -> None:
+        """A known client that was invited again: the same one, with a new certificate."""
+        if self.directory().active(client_id).identity_key != identity_key:
+            raise IdentityError(
+                f"this token is for {client_id!r} to join again with the identity key it has, "
+                "found another key; join from the state folder that it joined with before"
+            )
+        self._store.clients.replace_certificate(client_id, certificate)
 
     def _issue(self, client_id: str, csr_der: bytes, now_unix_s: float) -> bytes:
         serial = secrets.token_bytes(certificates.SERIAL_BYTES)

@@ -10,7 +10,8 @@ Notable decisions:
   `kill -9` is the normal path: the open attempt is found, its instructions are found on the grid
   and not sent again, and the round is closed once, with the adapter that it made.
 - A file is written before the row that names it; closing a round is one row.
-- An attempt with too few updates is repeated; after `attempts` of them the campaign fails.
+- An attempt with too few updates is repeated; after `attempts` of them the campaign fails. Run
+  again, it goes on from its last closed round with as many attempts more.
 
 Rules: an update is used only after every check of `rounds.update`, one per client; a bad one is
 logged and left out, the others count. Late updates are left out. The gate decides what stays
@@ -29,6 +30,7 @@ from offsite.coordinator.campaign_record import (
     BASELINE,
     GATE,
     GATE_STDERR,
+    GAVE_UP,
     ROLLED_BACK,
     CampaignResult,
 )
@@ -106,17 +108,20 @@ def _baseline(campaign: Campaign, row: CampaignRow) -> float | None:
 def _repeat(campaign: Campaign, attempt: Attempt, replies: Replies) -> None:
     """Too few updates: the attempt does not count; after the last one the campaign fails."""
     row, settings, store = attempt.row, campaign.settings, campaign.record.store
-    store.abandon_round(row, replies.counts(), campaign.clock())
+    tries = campaign.record.tries(row)
+    gives_up = tries >= settings.attempts
+    counts = replies.counts() | ({GAVE_UP: 1.0} if gives_up else {})
+    store.abandon_round(row, counts, campaign.clock())
     campaign.close_messages(attempt.group_id)
     reason = (
         f"round {row.round}: expected at least {settings.min_replies} updates, found"
         f" {len(replies.updates)} ({replies.refused} refused, {replies.late} late)"
     )
-    log.warning("%s; attempt %d of %d", reason, row.attempt, settings.attempts)
-    if row.attempt >= settings.attempts:
+    log.warning("%s; attempt %d of %d", reason, tries, settings.attempts)
+    if gives_up:
         store.set_state(row.campaign_id, CampaignState.FAILED, campaign.clock(), reason)
         campaign.announce(Phase.FAILED, reason)
-        raise TransportError(f"{reason} in {row.attempt} attempts; check the edges and start again")
+        raise TransportError(f"{reason} in {tries} attempts; check the edges and start again")
 
 
 def _aggregate(campaign: Campaign, attempt: Attempt, now: Standing, replies: Replies) -> _Made:

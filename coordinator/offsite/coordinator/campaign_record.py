@@ -4,6 +4,7 @@ import dataclasses
 import enum
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -21,6 +22,7 @@ GATE = "gate_acc"
 GATE_STDERR = "gate_stderr"
 BASELINE = "full_acc"
 ROLLED_BACK = "rolled_back"
+GAVE_UP = "gave_up"
 """Names in a round's metrics that decide something; the others are for people."""
 
 
@@ -48,8 +50,8 @@ class CampaignRecord:
     def open(self, now_unix_s: float) -> CampaignRow:
         """The campaign to go on with, or a new one; calling it again gives the same.
 
-        A campaign that failed is followed by a new one; one that ended, only if release or
-        settings have changed since.
+        One that failed or ended is followed by a new one only if release or settings have changed
+        since: what was closed before a failure counts.
 
         Raises:
             ConfigError: a campaign of another release is under way.
@@ -60,25 +62,32 @@ class CampaignRecord:
             return self.store.create(self.release.bundle_sha256, settings, now_unix_s)
         if row.settings != settings:
             log.warning("campaign %d goes on with settings that were changed", row.campaign_id)
+        if row.state is CampaignState.FAILED:
+            log.info("campaign %d failed before and goes on", row.campaign_id)
+            self.store.set_state(row.campaign_id, CampaignState.WAITING, now_unix_s)
+            return dataclasses.replace(row, state=CampaignState.WAITING, reason="")
         return row
 
     def closed(self, row: CampaignRow) -> list[RoundRow]:
         """The rounds that are over, in order."""
-        rounds = self.store.rounds(row.campaign_id)
-        return [attempt for attempt in rounds if attempt.state is RoundState.CLOSED]
+        return closed_of(self.store.rounds(row.campaign_id))
+
+    def tries(self, attempt: RoundRow) -> int:
+        """Attempts at this round so far, since the campaign last failed in it."""
+        gave_up = [
+            row.attempt
+            for row in self.store.rounds(attempt.campaign_id)
+            if row.round == attempt.round and GAVE_UP in row.metrics
+        ]
+        return attempt.attempt - max(gave_up, default=0)
 
     def baseline(self, row: CampaignRow) -> float | None:
         """The full model's gate, once a round that was judged is closed."""
-        found = [r.metrics[BASELINE] for r in self.closed(row) if BASELINE in r.metrics]
-        return found[0] if found else None
+        return _baseline_of(self.closed(row))
 
     def standing(self, row: CampaignRow, baseline: float | None) -> Standing:
         """Where the campaign stands."""
-        rounds = [
-            ClosedRound(r.round, r.metrics.get(GATE), ROLLED_BACK in r.metrics)
-            for r in self.closed(row)
-        ]
-        return standing(baseline, rounds)
+        return _standing(self.closed(row), baseline)
 
     def start(self, row: CampaignRow) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Adapter and strategy state that the next round starts from."""
@@ -108,16 +117,14 @@ class CampaignRecord:
 
     def _goes_on(self, row: CampaignRow, settings: str) -> bool:
         same_release = row.release_sha256 == self.release.bundle_sha256
-        if row.state is CampaignState.FAILED:
-            return False
-        if row.state is CampaignState.ENDED:
+        if row.state in (CampaignState.ENDED, CampaignState.FAILED):
             return same_release and row.settings == settings
         if not same_release:
             raise ConfigError(
                 f"campaign {row.campaign_id} is under way with release"
                 f" {row.release_sha256.hex()[:16]}, found release"
                 f" {self.release.bundle_sha256.hex()[:16]}; put the old bundle back to go on, or"
-                " use another state folder"
+                " run `coordinator emulate --replace` to give it up"
             )
         return True
 
@@ -137,6 +144,26 @@ class CampaignRecord:
             f"round {now.best_round} of {now.closed} is best: gate {_show(now.best_acc)},"
             f" full model {_show(now.baseline)}"
         )
+
+
+def closed_of(rounds: Sequence[RoundRow]) -> list[RoundRow]:
+    """Those that are over and count, in order."""
+    return [attempt for attempt in rounds if attempt.state is RoundState.CLOSED]
+
+
+def standing_of(rounds: Sequence[RoundRow]) -> Standing:
+    """Where a campaign stands, by its rows alone."""
+    closed = closed_of(rounds)
+    return _standing(closed, _baseline_of(closed))
+
+
+def _standing(closed: Sequence[RoundRow], baseline: float | None) -> Standing:
+    rounds = [ClosedRound(r.round, r.metrics.get(GATE), ROLLED_BACK in r.metrics) for r in closed]
+    return standing(baseline, rounds)
+
+
+def _baseline_of(closed: Sequence[RoundRow]) -> float | None:
+    return next((r.metrics[BASELINE] for r in closed if BASELINE in r.metrics), None)
 
 
 def _show(acc: float | None) -> str:

@@ -39,7 +39,13 @@ DEFAULT_STATE = Path("coordinator-state")
 def init(
     model: Annotated[Path | None, typer.Option(help="Folder of the model.")] = None,
     gate: Annotated[Path | None, typer.Option(help="Gate questions, JSONL.")] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Public text for calibration, .txt or .jsonl.")
+    ] = None,
     listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Address to bind.")] = "",
+    advertise: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Address at which edges reach it.")
+    ] = "",
     state: State = DEFAULT_STATE,
     overrides: Overrides = [],  # noqa: B006 - typer reads the default, nobody writes to it
     json: Json = False,
@@ -47,24 +53,32 @@ def init(
     """Make the state folder: keys, certificate authority, commented coordinator.toml."""
     from offsite.coordinator.commands.init import init_state
 
-    flags = {"model.path": model, "gate.questions": gate}
-    given = [f"{key}={value.resolve()}" for key, value in flags.items() if value is not None]
-    given += [f"server.listen={listen}"] if listen else []
+    paths = {"model.path": model, "gate.questions": gate, "emulator.calibration": calibration}
+    given = [f"{key}={value.resolve()}" for key, value in paths.items() if value is not None]
+    addresses = {"server.listen": listen, "server.advertise": advertise}
+    given += [f"{key}={value}" for key, value in addresses.items() if value]
     init_state(state, [*given, *overrides], Terminal(json))
 
 
 @app.command(epilog=EXIT_CODES)
-def emulate(state: State = DEFAULT_STATE, overrides: Overrides = [], json: Json = False) -> None:  # noqa: B006
+def emulate(
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Give up the campaign of the present release.")
+    ] = False,
+    state: State = DEFAULT_STATE,
+    overrides: Overrides = [],  # noqa: B006
+    json: Json = False,
+) -> None:
     """Build the emulator and sign the release bundle."""
     from offsite.coordinator.commands.emulate import emulate_release
 
-    emulate_release(state, overrides, Terminal(json))
+    emulate_release(state, overrides, replace, Terminal(json))
 
 
 @app.command(epilog=EXIT_CODES)
 def invite(
     name: Annotated[str, typer.Argument(help="Name of the data owner: a-z, 0-9 and hyphen.")],
-    hours: Annotated[float, typer.Option(help="Hours until the token expires.")] = 24.0,
+    hours: Annotated[float, typer.Option(help="Hours until the token expires, 24 at most.")] = 24.0,
     address: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Where this data owner reaches you.")
     ] = "",
@@ -72,7 +86,7 @@ def invite(
     state: State = DEFAULT_STATE,
     json: Json = False,
 ) -> None:
-    """Make a one-time join token for a data owner."""
+    """Make a one-time join token, for a new data owner or one whose certificate lapsed."""
     from offsite.coordinator.commands.clients import Invitation, invite_client
 
     invite_client(state, Invitation(name, hours, address, out), Terminal(json))
@@ -117,7 +131,9 @@ def evaluate(
     questions: Annotated[
         Path | None, typer.Option(help="JSONL with query, choices, gold; default: the gate.")
     ] = None,
-    limit: Annotated[int, typer.Option(help="Only the first so many questions (0: all).")] = 0,
+    limit: Annotated[
+        int, typer.Option(min=0, help="Only the first so many questions (0: all).")
+    ] = 0,
     state: State = DEFAULT_STATE,
     overrides: Overrides = [],  # noqa: B006
     json: Json = False,
@@ -131,7 +147,9 @@ def evaluate(
 @app.command(epilog=EXIT_CODES)
 def export(
     out: Annotated[Path | None, typer.Option(help="Folder; default: export in the state.")] = None,
-    rank: Annotated[int, typer.Option(help="Rank of the low-rank form of whole blocks.")] = 64,
+    rank: Annotated[
+        int, typer.Option(min=1, help="Rank of the low-rank form of whole blocks.")
+    ] = 64,
     state: State = DEFAULT_STATE,
     overrides: Overrides = [],  # noqa: B006
     json: Json = False,

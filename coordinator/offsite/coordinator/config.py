@@ -1,14 +1,24 @@
 """Settings of the coordinator: `coordinator.toml`, written with comments by `coordinator init`."""
 
 import enum
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from offsite.emulator.adapters.adapter import AdapterKind
+from offsite.coordinator.addresses import is_address
+from offsite.emulator.adapters.adapter import MAX_ALPHA, MAX_RANK, AdapterKind
 from offsite.emulator.methods.method import MethodName
 from offsite.emulator.rounds.plan import ComputeDtype, TuningSettings
+from offsite.secure import limits
 from offsite.secure.errors import ConfigError
+
+NAME_CHARS = 200
+MAX_RELEASE_DAYS = 3650
+MAX_DEADLINE_S = 365 * 24 * 3600
+MAX_ROUNDS = 10**6
+MAX_SEED = 2**63 - 1
+"""What plans, manifests and adapter specs can hold."""
 
 
 class StrategyName(enum.Enum):
@@ -18,9 +28,34 @@ class StrategyName(enum.Enum):
     FEDADAM = "fedadam"
 
 
-def _require(condition: bool, problem: str) -> None:
-    if not condition:
-        raise ConfigError(problem)
+class _Problems(list[str]):
+    """Everything that is wrong with a section, so that all of it can be said at once."""
+
+    def unless(self, condition: bool, problem: str) -> None:
+        if not condition:
+            self.append(problem)
+
+    def outside(self, name: str, value: float, low: float, high: float) -> None:
+        """For a number that has to be in [low, high]; NaN is nowhere."""
+        self.unless(low <= value <= high, f"{name}: expected {low} to {high}, found {value}")
+
+    def not_positive(self, name: str, value: float) -> None:
+        """For a number that has to be finite and more than 0."""
+        self.unless(
+            0 < value < math.inf, f"{name}: expected a finite number above 0, found {value}"
+        )
+
+    def no_name(self, name: str, value: str) -> None:
+        """For a name that data owners are shown."""
+        self.unless(
+            0 < len(value) <= NAME_CHARS and value.isprintable(),
+            f"{name}: expected 1 to {NAME_CHARS} printable characters, found {value[:80]!a}",
+        )
+
+    def report(self) -> None:
+        """Raises ConfigError if there are any."""
+        if self:
+            raise ConfigError("; ".join(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +67,11 @@ class ModelSection:
     )
     name: Annotated[str, "name shown to data owners"] = "model"
     dtype: Annotated[ComputeDtype, "weights in memory: bfloat16 or float32"] = ComputeDtype.BFLOAT16
+
+    def __post_init__(self) -> None:
+        problems = _Problems()
+        problems.no_name("name", self.name)
+        problems.report()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +89,18 @@ class EmulatorSection:
     release_days: Annotated[int, "days until the release expires"] = 90
 
     def __post_init__(self) -> None:
-        _require(0 < self.ratio <= 1, f"ratio: expected a share in (0, 1], found {self.ratio}")
-        _require(self.bottom >= 0 and self.top >= 0, "bottom and top: expected 0 or more blocks")
-        _require(self.bottom + self.top > 0, "bottom and top: at least one adapter slot is needed")
-        _require(self.release_days > 0, "release_days: expected at least 1")
+        found = _Problems()
+        found.unless(0 < self.ratio <= 1, f"ratio: expected a share in (0, 1], found {self.ratio}")
+        found.unless(
+            self.bottom >= 0 and self.top >= 0, "bottom and top: expected 0 or more blocks"
+        )
+        found.unless(self.bottom + self.top > 0, "bottom and top: expected at least one slot")
+        found.unless(
+            self.calibration_tokens >= 1,
+            f"calibration_tokens: expected at least 1, found {self.calibration_tokens}",
+        )
+        found.outside("release_days", self.release_days, 1, MAX_RELEASE_DAYS)
+        found.report()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +112,10 @@ class AdapterSection:
     alpha: Annotated[int, "scale of LoRA (alpha / rank multiplies its output)"] = 32
 
     def __post_init__(self) -> None:
-        _require(1 <= self.rank <= 1024, f"rank: expected 1 to 1024, found {self.rank}")
+        problems = _Problems()
+        problems.outside("rank", self.rank, 1, MAX_RANK)
+        problems.outside("alpha", self.alpha, 1, MAX_ALPHA)
+        problems.report()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +135,22 @@ class CampaignSection:
     seed: Annotated[int, "seed of initial LoRA factors and of the order of examples"] = 0
 
     def __post_init__(self) -> None:
-        _require(
-            1 <= self.min_replies <= self.min_clients, "min_replies: expected 1 to min_clients"
+        problems = _Problems()
+        problems.no_name("name", self.name)
+        problems.outside("min_clients", self.min_clients, 1, limits.CLIENTS)
+        problems.unless(
+            1 <= self.min_replies <= self.min_clients,
+            f"min_replies: expected 1 to min_clients, found {self.min_replies}",
         )
-        _require(self.rounds >= 1, f"rounds: expected at least 1, found {self.rounds}")
-        _require(self.deadline_s > 0, "deadline_s: expected a positive number of seconds")
-        _require(self.patience >= 0, "patience: expected 0 or more")
+        problems.outside("rounds", self.rounds, 1, MAX_ROUNDS)
+        problems.outside("patience", self.patience, 0, MAX_ROUNDS)
+        problems.unless(
+            0 < self.deadline_s <= MAX_DEADLINE_S,
+            f"deadline_s: expected more than 0, up to {MAX_DEADLINE_S}, found {self.deadline_s}",
+        )
+        problems.not_positive("server_learning_rate", self.server_learning_rate)
+        problems.outside("seed", self.seed, 0, MAX_SEED)
+        problems.report()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +162,15 @@ class GateSection:
     tolerance: Annotated[float, "acc that a plug-in may lose against the full model"] = 0.01
     batch_tokens: Annotated[int, "tokens evaluated at once"] = 4096
 
+    def __post_init__(self) -> None:
+        problems = _Problems()
+        problems.unless(self.limit >= 0, f"limit: expected 0 or more, found {self.limit}")
+        problems.outside("tolerance", self.tolerance, 0, 1)
+        problems.unless(
+            self.batch_tokens >= 1, f"batch_tokens: expected at least 1, found {self.batch_tokens}"
+        )
+        problems.report()
+
 
 @dataclass(frozen=True, slots=True)
 class ServerSection:
@@ -108,6 +178,14 @@ class ServerSection:
 
     listen: Annotated[str, "address to bind, HOST:PORT (port 0: any free one)"] = "127.0.0.1:7443"
     advertise: Annotated[str, "address in join tokens, HOST:PORT (empty: as listen)"] = ""
+
+    def __post_init__(self) -> None:
+        problems = _Problems()
+        for name, value in (("listen", self.listen), ("advertise", self.advertise)):
+            if value or name == "listen":
+                found = f"{name}: expected HOST:PORT, found {value[:80]!a}"
+                problems.unless(is_address(value), found)
+        problems.report()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ of the mean difference per question, which is much smaller than that of two accu
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from enum import Enum
 
 from rich.table import Table
 from torch import Tensor
@@ -28,6 +29,18 @@ from offsite.emulator.scoring import (
     score_choices,
     summarise,
 )
+
+GATE_CAPTION = (
+    "these questions are the gate, which chose the round: expect a little less on new ones"
+)
+
+
+class Questions(Enum):
+    """What the questions were used for before."""
+
+    UNSEEN = "unseen"
+    GATE = "gate"
+
 
 ROWS = ("full_zero_shot", "emulator_zero_shot", "emulator_tuned", "plug_in")
 
@@ -48,10 +61,11 @@ class Evaluation:
             "plug_in_minus_emulator_tuned": asdict(self.over_emulator_tuned),
         }
 
-    def to_table(self) -> Table:
+    def to_table(self, asked: Questions = Questions.UNSEEN) -> Table:
         """For a terminal."""
         questions = self.over_full.questions
-        table = Table(title=f"{questions} questions", caption=self._caption())
+        caption = self._caption() + (f"; {GATE_CAPTION}" if asked is Questions.GATE else "")
+        table = Table(title=f"{questions} questions", caption=caption)
         table.add_column("model")
         table.add_column("acc", justify="right")
         table.add_column("acc_norm", justify="right")

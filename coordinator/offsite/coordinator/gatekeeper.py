@@ -14,7 +14,7 @@ from offsite.coordinator.authority import Authority
 from offsite.coordinator.store import Store
 from offsite.coordinator.tables.clients import CertificateRef, ClientRow
 from offsite.secure import certificates, names
-from offsite.secure.errors import ExpiredError, IdentityError
+from offsite.secure.errors import IdentityError
 
 
 class PeerRole(Enum):
@@ -49,8 +49,8 @@ class Gatekeeper:
         """The peer of a certificate that passed the handshake.
 
         Raises:
-            IdentityError: no role, another's name, a replaced certificate, or revoked.
-            ExpiredError: the certificate ended while its connection stayed open.
+            IdentityError: no role, another's name, a replaced certificate, one that lapsed while
+                its connection stayed open, or revoked.
 
         Guarantees: a bootstrap certificate never passes for a client, whatever it claims
         (`test_a_bootstrap_certificate_that_claims_a_client_is_refused`); a revoked client is
@@ -72,7 +72,9 @@ class Gatekeeper:
                 "replaced; join again"
             )
         if self._clock() > issued.expires_unix_s:
-            raise ExpiredError(f"the certificate of {client_id!r} has expired; ask for a new token")
+            raise IdentityError(
+                f"the certificate of {client_id!r} has lapsed; ask for a new token and join with it"
+            )
         # (3) An active entry in the signed directory.
         self._authority.directory().active(client_id)
         # (4) The first use of a renewed certificate ends the old one.

@@ -14,6 +14,7 @@ Rules it enforces:
 
 import itertools
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -22,11 +23,12 @@ from typing import Final
 from flwr.app import Error, Message, Metadata, RecordDict
 from flwr.serverapp import Grid
 
-from offsite.coordinator.mailbox import CampaignStatus, Mailbox, Outgoing, Phase
+from offsite.coordinator.mailbox import Mailbox, Outgoing
 from offsite.coordinator.store import Store
 from offsite.coordinator.tables.clients import ClientStatus
 from offsite.coordinator.tables.messages import MessageRow
 from offsite.emulator.rounds.flower_internals import (
+    SERVER_NODE_ID,
     Run,
     assign_message_id,
     empty_run,
@@ -37,14 +39,11 @@ from offsite.emulator.rounds.messages import message_from_bytes, message_to_byte
 from offsite.secure.errors import ConfigError, PeerError
 from offsite.secure.names import node_id
 
-COORDINATOR_NODE_ID: Final = 1
-"""Flower's number for the server's own node."""
 PRESENCE_S: Final = 90.0
 """A client counts as there if it was heard from so recently; while it tunes it reports in too."""
 UNREADABLE_REPLY: Final = 4
 """Flower's code for "reply message unavailable"."""
-_PATIENCE_S: Final = 5.0
-"""How long a wait lasts before deadlines are looked at again."""
+_POLL_S: Final = 0.25
 
 _log = logging.getLogger(__name__)
 
@@ -59,14 +58,14 @@ class GrpcGrid(Grid):
         self._store = store
         self._clock = clock
         self._run = empty_run(run_id)
-        set_task_identity(run_id, COORDINATOR_NODE_ID)
+        set_task_identity(run_id, SERVER_NODE_ID)
 
     # ---- Flower's Grid
 
     def set_run(self, run: Run) -> None:
         """Sets the run that messages belong to."""
         self._run = run
-        set_task_identity(run.run_id, COORDINATOR_NODE_ID)
+        set_task_identity(run.run_id, SERVER_NODE_ID)
 
     @property
     def run(self) -> Run:
@@ -114,8 +113,13 @@ class GrpcGrid(Grid):
         return self._mailbox.post(self._run.run_id, group_id, outgoing)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """The replies that are there; each can be pulled again until its round is closed."""
-        return list(self._replies(message_ids))
+        """The replies that are there, read one by one; each can be pulled again until its round
+        is closed."""
+        for message_id in message_ids:
+            row = self._mailbox.get(message_id)
+            path = None if row is None else self._mailbox.reply_path(row)
+            if row is not None and path is not None:
+                yield _reply(row, path.read_bytes())
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -132,24 +136,18 @@ class GrpcGrid(Grid):
     def receive(self, message_ids: Iterable[str], *, timeout: float | None = None) -> list[Message]:
         """Waits for the replies to messages sent earlier and returns those that came.
 
-        Returns early once every message was answered or its deadline has passed.
+        Returns early once every message was answered or its deadline has passed. For Flower's own
+        loops; the campaign pulls, so that it opens each update as it comes in.
         """
         ids = list(message_ids)
-        until = None if timeout is None else time.monotonic() + timeout
-        while True:
-            seen = self._mailbox.arrivals  # before looking, so that no arrival is missed
-            left_s = _PATIENCE_S if until is None else until - time.monotonic()
-            if left_s <= 0 or not self._any_open(ids):
-                return list(self._replies(ids))
-            self._mailbox.wait_for_reply(seen, min(left_s, _PATIENCE_S))
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        while self._any_open(ids) and (left_s := until - time.monotonic()) > 0:
+            time.sleep(min(left_s, _POLL_S))
+        return list(self.pull_messages(ids))
 
     def close(self, group_id: str) -> None:
         """Ends a round: its messages are withdrawn and erased, answered or not."""
         self._mailbox.close(self._run.run_id, group_id)
-
-    def set_phase(self, phase: Phase, reason: str = "") -> None:
-        """Tells every edge what the campaign does now."""
-        self._mailbox.set_status(CampaignStatus(phase, reason))
 
     # ---- inside
 
@@ -176,13 +174,6 @@ class GrpcGrid(Grid):
         rows = (self._mailbox.get(message_id) for message_id in message_ids)
         return any(row is not None and self._mailbox.is_open(row) for row in rows)
 
-    def _replies(self, message_ids: Iterable[str]) -> Iterator[Message]:
-        for message_id in message_ids:
-            row = self._mailbox.get(message_id)
-            path = None if row is None else self._mailbox.reply_path(row)
-            if row is not None and path is not None:
-                yield _reply(row, path.read_bytes())
-
 
 def _reply(row: MessageRow, data: bytes) -> Message:
     """The reply to `row`, with metadata that say what the coordinator knows."""
@@ -202,7 +193,7 @@ def _metadata(row: MessageRow, message_type: str) -> Metadata:
         run_id=row.run_id,
         message_id=row.reply_sha256.hex(),
         src_node_id=node_id(row.client_id),
-        dst_node_id=COORDINATOR_NODE_ID,
+        dst_node_id=SERVER_NODE_ID,
         reply_to_message_id=row.message_id,
         group_id=row.group_id,
         created_at=row.created_unix_s,

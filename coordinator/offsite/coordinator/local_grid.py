@@ -17,6 +17,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from offsite.emulator.rounds.flower_internals import (
+    CLIENT_APP_RAISED,
     SERVER_NODE_ID,
     Run,
     assign_message_id,
@@ -25,9 +26,6 @@ from offsite.emulator.rounds.flower_internals import (
     set_task_identity,
 )
 from offsite.emulator.rounds.messages import message_from_bytes, message_to_bytes
-
-CLIENT_APP_RAISED = 2
-"""Flower's code for an exception in a client's code."""
 
 
 class LocalGrid(Grid):
@@ -87,12 +85,12 @@ class LocalGrid(Grid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """The replies, computed now where they were not yet."""
+        """The replies, computed now where they were not yet; read one by one."""
         wanted = [i for i in message_ids if i in self._instructions]
         missing = [i for i in wanted if i not in self._replies]
         with ThreadPoolExecutor(self._threads) as pool:
             self._replies.update(zip(missing, pool.map(self._answer, missing), strict=True))
-        return [message_from_bytes(self._replies[i]) for i in wanted]
+        return (message_from_bytes(self._replies[i]) for i in wanted)
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None

@@ -78,8 +78,6 @@ class Mailbox:
         self._listeners: dict[str, set[Callable[[], None]]] = {}
         self._status = CampaignStatus(Phase.WAITING)
         self._told: set[str] = set()
-        self._arrival = threading.Condition()
-        self._arrivals = 0
         self._remove_strays()
 
     # ---- the round loop's side
@@ -119,17 +117,6 @@ class Mailbox:
         """Whether a reply is still to be expected."""
         return row.reply_sha256 is None and self._clock() <= row.deadline_unix_s
 
-    @property
-    def arrivals(self) -> int:
-        """How many replies were accepted since the start; read it before looking for replies."""
-        with self._arrival:
-            return self._arrivals
-
-    def wait_for_reply(self, seen: int, timeout_s: float) -> bool:
-        """Waits until more than `seen` replies were accepted; False if none came in time."""
-        with self._arrival:
-            return self._arrival.wait_for(lambda: self._arrivals > seen, timeout_s)
-
     def close(self, run_id: int, group_id: str) -> None:
         """Withdraws the messages of a round and erases their bytes, answered or not."""
         rows = self.of_group(run_id, group_id)
@@ -155,7 +142,11 @@ class Mailbox:
 
     @property
     def told(self) -> frozenset[str]:
-        """The clients that asked after the campaign had ended, and so know it."""
+        """The clients that asked after the campaign had ended and went on with nothing since.
+
+        A busy edge asks too, as a sign of life; one that then goes on with its message did not
+        take the answer, and is to be told again.
+        """
         with self._lock:
             return frozenset(self._told)
 
@@ -205,7 +196,10 @@ class Mailbox:
         allowed = row.size_bytes + REPLY_SURPLUS_BYTES
         if file.size_bytes > allowed:
             raise PeerError(f"expected a reply of at most {allowed} bytes, found {file.size_bytes}")
-        return self._spool.open_upload(file, offset)
+        try:
+            return self._spool.open_upload(file, offset)
+        except FileNotFoundError:
+            raise _unknown(file.message_id) from None
 
     def accept(self, client_id: str, upload: Upload) -> None:
         """Completes a reply: file, then row; it is durable and counts when this returns.
@@ -215,15 +209,13 @@ class Mailbox:
             ExpiredError: the deadline has passed.
         """
         file = upload.file
-        if not self._check_answer(client_id, file.message_id, file.sha256):
-            try:
-                upload.finish()
-            except FileNotFoundError:
-                raise _unknown(file.message_id) from None
-            self._store.messages.accept_reply(file.message_id, file.size_bytes, file.sha256)
-        with self._arrival:
-            self._arrivals += 1
-            self._arrival.notify_all()
+        if self._check_answer(client_id, file.message_id, file.sha256):
+            return
+        try:
+            upload.finish()
+        except FileNotFoundError:
+            raise _unknown(file.message_id) from None
+        self._store.messages.accept_reply(file.message_id, file.size_bytes, file.sha256)
 
     @contextmanager
     def listening(self, client_id: str, ring: Callable[[], None]) -> Iterator[None]:
@@ -241,6 +233,8 @@ class Mailbox:
     # ---- inside
 
     def _addressed(self, client_id: str, message_id: str) -> MessageRow:
+        with self._lock:
+            self._told.discard(client_id)  # whoever works on a message has not taken the end
         row = self._store.messages.get(message_id)
         if row is None or row.client_id != client_id:
             raise _unknown(message_id)

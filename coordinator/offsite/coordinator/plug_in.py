@@ -4,8 +4,8 @@ Only the slots' own tensors are set aside meanwhile, never a second model. They 
 through which bf16 and fp16 pass unchanged, so the model is bit for bit what it was afterwards.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -17,6 +17,14 @@ from offsite.emulator.blocks import slot_blocks
 from offsite.emulator.progress import Report, silent
 from offsite.emulator.questions import Question
 from offsite.emulator.scoring import score_questions
+
+Progress = Callable[[str], AbstractContextManager[Report]]
+"""Shows a piece of work under a label for as long as it lasts; `Terminal.progress` is one."""
+
+
+def unseen(label: str) -> AbstractContextManager[Report]:
+    """The progress of work that nobody watches."""
+    return nullcontext(silent)
 
 
 @contextmanager
@@ -71,21 +79,22 @@ class ModelGate:
     adapter: Adapter
     questions: Sequence[Question]
     batch_tokens: int
-    report: Report = silent
+    progress: Progress = unseen
 
     def baseline(self) -> GateScore:
-        return self._score()
+        return self._score("scoring the full model on the gate")
 
     def score(self, adapter: Mapping[str, Tensor]) -> GateScore:
         with plugged_in(self.model, self.adapter, adapter):
-            return self._score()
+            return self._score("scoring the plug-in on the gate")
 
-    def _score(self) -> GateScore:
-        found = score_questions(
-            self.model,
-            self.tokenizer,
-            self.questions,
-            batch_tokens=self.batch_tokens,
-            report=self.report,
-        )
+    def _score(self, label: str) -> GateScore:
+        with self.progress(label) as report:
+            found = score_questions(
+                self.model,
+                self.tokenizer,
+                self.questions,
+                batch_tokens=self.batch_tokens,
+                report=report,
+            )
         return GateScore(found.acc, found.acc_stderr)

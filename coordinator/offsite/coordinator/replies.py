@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from flwr.app import Message
+from flwr.app import Message, Metadata
 
 from offsite.coordinator.attempt import Attempt
 from offsite.coordinator.campaign_parts import Campaign
@@ -18,9 +18,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Replies:
-    """What came back in time: good updates with their messages, and how many were bad or late."""
+    """What came back in time: good updates with their messages' metadata, and how many were bad
+    or late. A message itself would hold the update a second time, sealed."""
 
-    updates: list[tuple[Message, Update]]
+    updates: list[tuple[Metadata, Update]]
     refused: int
     late: int
     update_bytes: int
@@ -39,19 +40,19 @@ class Replies:
 
 def collect(campaign: Campaign, attempt: Attempt, message_ids: Sequence[str]) -> Replies:
     """Open every update as it comes in; refuse what is wrong with it and keep the others."""
-    updates: list[tuple[Message, Update]] = []
-    refused, answered = 0, 0
+    updates: list[tuple[Metadata, Update]] = []
+    refused, answered, largest = 0, 0, 0
     for reply in _replies(campaign, attempt.plan.deadline_unix_s, message_ids):
         answered += 1
         try:
             update = _open_reply(campaign, attempt, reply)
             if any(update.client_id == other.client_id for _, other in updates):
                 raise PeerError(f"update of {update.client_id}: a second one in the same round")
-            updates.append((reply, update))
+            updates.append((reply.metadata, update))
+            largest = max(largest, len(sealed_update_of(reply)))
         except PeerError as error:
             refused += 1
             log.warning("round %d: refused: %s", attempt.row.round, error)
-    largest = max((len(sealed_update_of(reply)) for reply, _ in updates), default=0)
     return Replies(updates, refused, len(message_ids) - answered, largest)
 
 
@@ -62,7 +63,7 @@ def _replies(
     waiting = list(message_ids)
     while waiting:
         left_s = deadline_unix_s - campaign.clock()
-        for reply in campaign.grid.pull_messages(waiting):
+        for reply in campaign.grid.pull_messages(tuple(waiting)):
             if reply.metadata.reply_to_message_id in waiting:
                 waiting.remove(reply.metadata.reply_to_message_id)
                 yield reply

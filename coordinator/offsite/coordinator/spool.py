@@ -12,21 +12,27 @@ Rules it enforces: an upload states its size and digest first; it is stopped at 
 byte; the disk is reserved before the first byte is taken, so that two uploads cannot fill it
 between them; what was stored survives a cut and a kill; nothing is complete before its digest was
 compared. `reply.state` is trusted for the length only: if a power cut lost bytes that it counts,
-the digest differs at the end and the upload starts anew.
+the digest differs at the end and the upload starts anew. It is the first to go: bytes without it
+count for nothing, while a state without its bytes would promise what is not there.
+
+A message that is erased meanwhile is met as a FileNotFoundError; whatever else the operating system
+refuses is an error of ours.
 """
 
+import contextlib
 import hashlib
 import os
 import re
 import shutil
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from offsite.emulator.durable import is_disk_full, sync_folder
+from offsite.emulator.durable import is_disk_full, machine_error, sync_folder
 from offsite.secure import limits
-from offsite.secure.errors import DiskFullError, IntegrityError, PeerError
+from offsite.secure.errors import DiskFullError, IntegrityError, MachineError, PeerError
 
 _MESSAGE_ID = re.compile(r"[0-9a-f]{32}")
 _STATE = struct.Struct(">32sQQ")  # SHA-256, size, bytes stored
@@ -69,15 +75,17 @@ class Upload:
 
         Raises:
             PeerError: more bytes than the header promised; none of the surplus is kept.
+            MachineError: the disk refused them.
         """
         if self.stored_bytes + len(data) > self.file.size_bytes:
             raise PeerError(
                 f"expected {self.file.size_bytes} bytes, found more: the upload was stopped"
             )
-        _write_at(self._data, data, self.stored_bytes)
-        self._hash.update(data)
-        self.stored_bytes += len(data)
-        _write_at(self._state, _STORED.pack(self.stored_bytes), _STORED_AT)
+        with _explained(self.folder, len(data)):
+            _write_at(self._data, data, self.stored_bytes)
+            self._hash.update(data)
+            self.stored_bytes += len(data)
+            _write_at(self._state, _STORED.pack(self.stored_bytes), _STORED_AT)
 
     def finish(self) -> None:
         """Completes the reply: digest compared, fsync, rename.
@@ -85,6 +93,7 @@ class Upload:
         Raises:
             PeerError: bytes are missing; they may still be sent.
             IntegrityError: the digest differs; nothing is kept and the upload starts anew.
+            FileNotFoundError: the message was erased meanwhile.
         """
         # (1) Complete?
         if self.stored_bytes != self.file.size_bytes:
@@ -100,10 +109,11 @@ class Upload:
                 f"{self._hash.hexdigest()}: send it again from the start"
             )
         # (3) On the disk under its final name.
-        os.fsync(self._data)
-        (self.folder / "reply.part").rename(self.folder / "reply")
-        (self.folder / "reply.state").unlink()
-        sync_folder(self.folder)
+        with _explained(self.folder, self.file.size_bytes):
+            os.fsync(self._data)
+            (self.folder / "reply.state").unlink()
+            (self.folder / "reply.part").rename(self.folder / "reply")
+            sync_folder(self.folder)
 
     def close(self) -> None:
         """Lets go of the files; what was stored stays."""
@@ -134,26 +144,27 @@ class Spool:
     def write_instruction(self, message_id: str, data: bytes) -> None:
         """Stores an instruction; it is on the disk when this returns."""
         folder = self._folder(message_id)
-        folder.mkdir(parents=True, exist_ok=True)
         part = folder / "instruction.part"
-        try:
+        with _explained(self.folder, len(data)):
+            folder.mkdir(parents=True, exist_ok=True)
             with part.open("wb", buffering=0) as file:
                 _write_at(file.fileno(), data, 0)
                 os.fsync(file.fileno())
-        except OSError as error:
-            raise _explained(error, len(data), self.folder) from error
-        part.rename(folder / "instruction")
-        sync_folder(folder)
-        sync_folder(self.folder)
+            part.rename(folder / "instruction")
+            sync_folder(folder)
+            sync_folder(self.folder)
 
     def stored_bytes(self, message_id: str, sha256: bytes) -> int:
         """How many bytes of the reply with this digest are stored and not yet complete."""
+        folder = self._folder(message_id)
         try:
-            raw = (self._folder(message_id) / "reply.state").read_bytes()
-            found, _, stored = _STATE.unpack(raw)
+            with _explained(folder, 0):
+                found, size, stored = _STATE.unpack((folder / "reply.state").read_bytes())
+                reserved = (folder / "reply.part").stat().st_size
         except (FileNotFoundError, struct.error):
             return 0
-        return int(stored) if found == sha256 else 0
+        # A power cut may leave the state and take its bytes.
+        return int(stored) if (found, size) == (sha256, reserved) else 0
 
     def open_upload(self, file: ReplyFile, offset: int) -> Upload:
         """Opens a reply for writing at `offset`, which must be what is stored of it.
@@ -161,6 +172,7 @@ class Spool:
         Raises:
             PeerError: another offset.
             DiskFullError: no room for all of it; nothing was taken.
+            FileNotFoundError: the message was erased meanwhile.
         """
         folder = self._folder(file.message_id)
         stored = self.stored_bytes(file.message_id, file.sha256)
@@ -168,9 +180,12 @@ class Spool:
             raise PeerError(f"expected the upload to go on at byte {stored}, found {offset}")
         if stored == 0:
             _reserve(folder, file)
-        data = os.open(folder / "reply.part", os.O_RDWR)
-        upload = Upload(file, folder, stored, data, os.open(folder / "reply.state", os.O_RDWR))
-        _hash_up_to(data, stored, upload._hash)
+        with _explained(folder, file.size_bytes), contextlib.ExitStack() as opened:
+            data = _opened(folder / "reply.part", opened)
+            state = _opened(folder / "reply.state", opened)
+            upload = Upload(file, folder, stored, data, state)
+            _hash_up_to(data, stored, upload._hash)
+            opened.pop_all()  # the upload closes them from here on
         return upload
 
     def erase(self, message_id: str) -> None:
@@ -193,13 +208,14 @@ class Spool:
 def _reserve(folder: Path, file: ReplyFile) -> None:
     """Preallocates `reply.part` and writes its state; an older part is dropped."""
     _forget_part(folder)
-    try:
-        with (folder / "reply.part").open("wb", buffering=0) as part:
-            _preallocate(part.fileno(), file.size_bytes)
-        (folder / "reply.state").write_bytes(_STATE.pack(file.sha256, file.size_bytes, 0))
-    except OSError as error:
-        _forget_part(folder)
-        raise _explained(error, file.size_bytes, folder) from error
+    with _explained(folder, file.size_bytes):
+        try:
+            with (folder / "reply.part").open("wb", buffering=0) as part:
+                _preallocate(part.fileno(), file.size_bytes)
+            (folder / "reply.state").write_bytes(_STATE.pack(file.sha256, file.size_bytes, 0))
+        except OSError:
+            _forget_part(folder)
+            raise
 
 
 def _preallocate(descriptor: int, size_bytes: int) -> None:
@@ -209,14 +225,31 @@ def _preallocate(descriptor: int, size_bytes: int) -> None:
         os.ftruncate(descriptor, size_bytes)
 
 
-def _explained(error: OSError, size_bytes: int, folder: Path) -> OSError | DiskFullError:
-    if not is_disk_full(error):
-        return error
+@contextlib.contextmanager
+def _explained(folder: Path, size_bytes: int) -> Iterator[None]:
+    """What the operating system refuses inside, as an error about `size_bytes` in `folder`."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if is_disk_full(error):
+            raise _no_room(folder, size_bytes) from error
+        raise machine_error(folder, error) from error
+
+
+def _no_room(folder: Path, size_bytes: int) -> MachineError:
     free = shutil.disk_usage(folder).free
     return DiskFullError(
         f"expected room for {size_bytes} bytes in the spool, found {free} free: "
         f"free at least {max(size_bytes - free, 1)} bytes on the coordinator's disk"
     )
+
+
+def _opened(path: Path, owner: contextlib.ExitStack) -> int:
+    descriptor = os.open(path, os.O_RDWR)
+    owner.callback(os.close, descriptor)
+    return descriptor
 
 
 def _hash_up_to(descriptor: int, size_bytes: int, digest: "hashlib._Hash") -> None:
@@ -238,5 +271,5 @@ def _write_at(descriptor: int, data: bytes, position: int) -> None:
 
 
 def _forget_part(folder: Path) -> None:
-    (folder / "reply.part").unlink(missing_ok=True)
     (folder / "reply.state").unlink(missing_ok=True)
+    (folder / "reply.part").unlink(missing_ok=True)

@@ -12,7 +12,13 @@ from typing import Self
 
 from filelock import FileLock
 
-from offsite.emulator.durable import FOLDER_MODE, lock_folder, machine_errors, write_atomic
+from offsite.emulator.durable import (
+    FOLDER_MODE,
+    lock_folder,
+    machine_errors,
+    unreadable,
+    write_atomic,
+)
 from offsite.secure.errors import ConfigError
 
 
@@ -104,6 +110,8 @@ class StateFolder:
                 f"{self.keys / name} is missing; restore it from a backup or run "
                 "`coordinator init` with a new folder"
             ) from error
+        except OSError as error:
+            raise unreadable(self.keys / name, error) from error
 
     def write_key(self, name: str, data: bytes) -> None:
         write_atomic(self.keys / name, data)

@@ -18,7 +18,7 @@ from typing import cast
 
 import numpy as np
 import torch
-from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Message, Metadata, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAdam, FedAvg
 from torch import Tensor
@@ -101,21 +101,21 @@ def aggregate(
     strategy: FedAvg,
     aggregation: int,
     adapter: Mapping[str, Tensor],
-    updates: Sequence[tuple[Message, Update]],
+    updates: Sequence[tuple[Metadata, Update]],
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """The next adapter and the clients' mean metrics.
 
     Args:
         aggregation: how many aggregations the state has seen, and this one; for FedAdam's bias.
         adapter: what the round started from, fp32.
-        updates: each with the reply that it came in. They are added up in the order of client
+        updates: each with the metadata of the reply that it came in. They are added up in the order of client
             ids, so the result does not depend on who answered first.
     """
     ordered = sorted(updates, key=lambda pair: pair[1].client_id)
     shared = set.intersection(*(set(update.metrics) for _, update in ordered))
     replies = [
-        message_with_metadata(reply.metadata, _tuned(adapter, update, sorted(shared)))
-        for reply, update in ordered
+        message_with_metadata(metadata, _tuned(adapter, update, sorted(shared)))
+        for metadata, update in ordered
     ]
     arrays, metrics = strategy.aggregate_train(aggregation, replies)
     assert arrays is not None  # there is at least one reply

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from offsite.coordinator.addresses import check_reachable
 from offsite.coordinator.config import CoordinatorConfig
 from offsite.coordinator.keys import Keys, load_keys
 from offsite.coordinator.state import StateFolder
 from offsite.coordinator.store import Store
 from offsite.emulator.settings import load_settings
-from offsite.secure.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +32,9 @@ class Workspace:
         """What edges connect to.
 
         Raises:
-            ConfigError: only a port that the system will choose is known.
+            ConfigError: what is known is only where to listen, which no edge can dial.
         """
-        address = self.config.server.advertise or self.config.server.listen
-        if address.endswith(":0"):
-            raise ConfigError(
-                f"server.listen is {address}: set server.advertise to the address that edges reach"
-            )
-        return address
+        return check_reachable(self.config.server.advertise or self.config.server.listen)
 
 
 @contextmanager

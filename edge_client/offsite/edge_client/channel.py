@@ -1,30 +1,29 @@
-"""Connections to the coordinator: mutual TLS, every limit set, errors of ours, bounded retries.
+"""Connections to the coordinator: mutual TLS, every limit set, errors of ours.
 
 Notable: the coordinator is authenticated by the CA that the join token pinned plus one fixed name
 in its certificate, so its address may be any DNS name, forwarded port or IP. What the coordinator
 refused is raised here as the class that it raised there; whatever did not arrive is a
-TransportError, and only that is tried again, with full jitter.
-
-Source of the backoff: M. Brooker, "Exponential Backoff And Jitter" (AWS, 2015), "full jitter".
+TransportError, and only that is tried again (see `resume.py`).
 """
 
-import random
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, TypeVar
+from typing import Final
 
 import grpc
 
 from offsite.edge_client.state import EdgeState
 from offsite.secure import certificates, errors, limits, names
-from offsite.secure.errors import IdentityError, OffsiteError, PeerError, TransportError
+from offsite.secure.errors import (
+    ERROR_KEY,
+    IdentityError,
+    OffsiteError,
+    PeerError,
+    TransportError,
+)
 from offsite.secure.token import JoinToken
 
-ERROR_KEY: Final = "offsite-error"
 KEEPALIVE_TIMEOUT_S: Final = 10.0
-
-Result = TypeVar("Result")
 
 # By name, as the coordinator sends them.
 _ERRORS: Final = {
@@ -62,30 +61,6 @@ def open_bootstrap_channel(token: JoinToken, now_unix_s: float) -> grpc.Channel:
         certificate_chain=bootstrap.cert_pem,
     )
     return _secure_channel(token.address, credentials)
-
-
-def call_with_retries(
-    call: Callable[[], Result],
-    *,
-    attempts: int = limits.RETRIES,
-    sleep: Callable[[float], None] = time.sleep,
-    uniform: Callable[[float, float], float] = random.uniform,
-) -> Result:
-    """The result of `call`, tried again while nothing arrives, at most `attempts` times.
-
-    Raises:
-        TransportError: nothing arrived in any attempt.
-        PeerError, PolicyError: the coordinator refused; raised at once.
-    """
-    for attempt in range(attempts):
-        try:
-            with translated():
-                return call()
-        except TransportError:
-            if attempt + 1 == attempts:
-                raise
-            sleep(uniform(0.0, min(limits.RETRY_CAP_S, limits.RETRY_BASE_S * 2**attempt)))
-    raise AssertionError("the last attempt returns or raises")
 
 
 @contextmanager

@@ -15,13 +15,13 @@ another format is not used, and neither is a damaged one: the run then starts af
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from offsite.emulator.durable import is_disk_full, sync_folder
+from offsite.emulator.durable import is_disk_full, machine_error, sync_folder
 from offsite.emulator.schema import (
     encode_header,
     load_checked,
@@ -64,12 +64,13 @@ class Checkpoint:
 
         Raises:
             DiskFullError: there is no room; the checkpoint before is still there.
+            MachineError: the system refuses to write it; likewise.
         """
         text = json.dumps(self._header() | {"numbers": snapshot.numbers}).encode()
         state = torch.frombuffer(bytearray(text), dtype=torch.uint8)
         tensors = {**snapshot.tensors, _STATE: state}
         temporary = self.path.with_name(f"{self.path.name}.part")
-        with _full_disk_named(temporary):
+        with _refusal_named(temporary):
             _write(temporary, tensors)
             os.replace(temporary, self.path)
             sync_folder(self.path.parent)
@@ -80,7 +81,7 @@ class Checkpoint:
             tensors = load_checked(self.path, read_header(self.path))
             state = json.loads(bytes(tensors.pop(_STATE).numpy()))
             numbers = state.pop("numbers")
-        except (FileNotFoundError, PeerError, KeyError, ValueError):
+        except (OSError, PeerError, KeyError, ValueError):
             return None
         return Snapshot(numbers, tensors) if state == self._header() else None
 
@@ -108,13 +109,14 @@ def _write(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 @contextmanager
-def _full_disk_named(temporary: Path) -> Iterator[None]:
+def _refusal_named(temporary: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         if not is_disk_full(error):
-            raise
-        temporary.unlink(missing_ok=True)
+            raise machine_error(temporary, error) from error
         raise DiskFullError(
             f"{temporary.parent}: no room for the checkpoint; free some space, nothing was lost"
         ) from error

@@ -23,16 +23,17 @@ from flwr.clientapp import ClientApp
 from offsite.edge_client.checkpoint import Binding, Checkpoint
 from offsite.edge_client.data import Data, DataReport
 from offsite.edge_client.inbox import ROUND_FOLDER
-from offsite.edge_client.outcome import Tuned, TuningMetrics
-from offsite.edge_client.task import Task
+from offsite.edge_client.outcome import TuningMetrics, TuningOutcome
+from offsite.edge_client.task import StaleReleaseError, Task
 from offsite.edge_client.tuning import Callbacks, tune
 from offsite.edge_client.workbench import Workbench
 from offsite.emulator.bundle.bundle import Bundle
+from offsite.emulator.durable import FOLDER_MODE, machine_errors
 from offsite.emulator.progress import Report, silent
-from offsite.emulator.rounds.instruction import read_instruction, reply_content
+from offsite.emulator.rounds.instruction import read_adapter, read_plan, reply_content
 from offsite.emulator.rounds.plan import RoundPlan, SignedPlan
 from offsite.emulator.rounds.update import seal_update
-from offsite.secure.errors import ExpiredError, PeerError
+from offsite.secure.errors import ExpiredError
 from offsite.secure.identity import IdentityKey, IdentityPublicKey
 
 CHECKPOINT_NAME = "tuning.safetensors"
@@ -51,6 +52,7 @@ class Member:
 class Listener:
     """Who is told what the app does; every callback is optional.
 
+    ``status`` may be told to the coordinator, so it never holds a path, a row or a setting.
     ``between_steps`` may raise to stop a run; a checkpoint is written first.
     """
 
@@ -108,6 +110,7 @@ class _Rounds:
         """The edge's part of one round.
 
         Raises:
+            StaleReleaseError: it is for another release than the one of this app.
             PeerError: the instruction is not to be obeyed; nothing of it was used.
             ConfigError: no row is usable, or tuning came to nothing.
         """
@@ -122,22 +125,26 @@ class _Rounds:
         return Message(reply_content(sealed, tuned.metrics.examples), reply_to=message)
 
     def _check(self, message: Message) -> tuple[SignedPlan, dict[str, torch.Tensor]]:
-        bundle, key = self.workbench.bundle, self.member.coordinator_key
-        signed, base = read_instruction(message, key, bundle.adapter_schema, self.clock())
+        bundle = self.workbench.bundle
+        signed = read_plan(message, self.member.coordinator_key, self.clock())
         plan = signed.plan
+        # Before the adapter, which is of the plan's release too and may have another schema.
         if plan.bundle_sha256 != bundle.digest.hex():
-            raise PeerError(
+            raise StaleReleaseError(
                 f"round {plan.round}: expected the release {bundle.digest.hex()[:16]}, found a "
                 f"plan for {plan.bundle_sha256[:16]}; fetch the release again"
             )
-        return signed, base
+        return signed, read_adapter(message, signed, bundle.adapter_schema)
 
-    def _tune(self, signed: SignedPlan, base: dict[str, torch.Tensor], folder: Path) -> Tuned:
+    def _tune(
+        self, signed: SignedPlan, base: dict[str, torch.Tensor], folder: Path
+    ) -> TuningOutcome:
         plan, settings = signed.plan, signed.plan.settings
         ready = self.workbench.examples(settings.max_tokens)
         self.listener.data(ready.report)
         model, parameters = self.workbench.model(settings.dtype, base)
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with machine_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
         checkpoint = Checkpoint(
             folder / CHECKPOINT_NAME, Binding(signed.digest.hex(), ready.sha256)
         )
@@ -165,7 +172,7 @@ class _Rounds:
                 "left out; ask for a later deadline or fewer local steps"
             )
 
-    def _seal(self, signed: SignedPlan, tuned: Tuned) -> bytes:
+    def _seal(self, signed: SignedPlan, tuned: TuningOutcome) -> bytes:
         return seal_update(
             tuned.delta,
             num_examples=tuned.metrics.examples,

@@ -12,7 +12,6 @@ The rules of reading bytes and formats are in `data_formats`.
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -143,19 +142,14 @@ class Problems:
             self.listed.append(RowProblem(line, reason))
 
 
-def read_data(
-    path: Path, *, layout: Layout | None = None, report: Callable[[int, int], None] | None = None
-) -> Data:
+def read_data(path: Path) -> Data:
     """Return the rows of a JSONL, CSV (both also gzipped) or Parquet file.
-
-    ``layout`` chooses between layouts where a file has the columns of more than one.
-    ``report`` is called now and then with the rows read and 0, for the total is not known.
 
     Raises:
         ConfigError: the file is missing, damaged, empty, mixes layouts, or has no usable row.
     """
     file_format = detect_format(path)
-    chooser = _LayoutChooser(path, layout)
+    chooser = _LayoutChooser(path)
     problems, rows, rows_read = Problems(), [], 0
     for record in read_records(path, file_format):
         rows_read += 1
@@ -164,8 +158,6 @@ def read_data(
             problems.add(row.line, row.reason)
         else:
             rows.append(row)
-        if report is not None and rows_read % 1000 == 0:
-            report(rows_read, 0)
     if not rows or chooser.layout is None:
         raise nothing_usable(path.name, rows_read, problems)
     counts = (rows_read, len(rows), problems.count)
@@ -193,21 +185,18 @@ class _LayoutChooser:
     """Settles the layout with the first row that has one, and holds the others to it."""
 
     path: Path
-    wanted: Layout | None
     layout: Layout | None = None
     line: int = 0
 
     def choose(self, record: Record) -> Layout | None:
         """Return the layout of a row, or None where it has none; `ConfigError` if mixed."""
         found = self._candidates(record)
-        if self.wanted is not None:
-            found = [layout for layout in found if layout is self.wanted]
         if not found:
             return None
         if len(found) > 1:
             raise ConfigError(
                 f"{self.path}: line {record.line} has the columns of more than one layout "
-                f"({'; '.join(map(str, found))}); remove one or choose the layout"
+                f"({'; '.join(map(str, found))}); leave only the columns that are to be learnt"
             )
         if self.layout is None:
             self.layout, self.line = found[0], record.line
@@ -234,7 +223,7 @@ def _parse(record: Record | Unreadable, chooser: _LayoutChooser) -> Row | Unread
     try:
         match layout:
             case None:
-                raise ValueError(_missing_columns(record, chooser.layout or chooser.wanted))
+                raise ValueError(_missing_columns(record, chooser.layout))
             case Layout.TEXT:
                 return TextRow(record.line, _text(record, "text"))
             case Layout.PAIR:

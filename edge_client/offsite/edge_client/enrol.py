@@ -4,7 +4,8 @@
 
 Notable: all of it may be repeated. The identity key is stored before it is used, an attempt that
 lost its answer asks for a new nonce and gets its certificate again, and a joined folder answers the
-same token without any call. Rule: nothing the coordinator sent is stored before it was checked.
+same token without any call. An edge whose certificate has lapsed joins again, with a new token of
+the same coordinator, the same identity key and thereby the same name. Rule: nothing the coordinator sent is stored before it was checked.
 """
 
 import secrets
@@ -15,14 +16,15 @@ from typing import Final
 import grpc
 from cryptography import x509
 
-from offsite.edge_client.channel import call_with_retries, open_bootstrap_channel, open_channel
-from offsite.edge_client.state import EdgeState, Membership
+from offsite.edge_client.channel import open_bootstrap_channel, open_channel
+from offsite.edge_client.resume import Persistence
+from offsite.edge_client.state import LAPSED, EdgeState, Membership
 from offsite.secure import certificates, directory, limits, token
 from offsite.secure.directory import Directory
-from offsite.secure.envelope import Envelope
 from offsite.secure.errors import ConfigError, IdentityError
 from offsite.secure.identity import IdentityKey, IdentityPublicKey
 from offsite.secure.token import JoinToken
+from offsite.secure.wire import from_wire
 from offsite.v1.enrolment_pb2 import (
     ChallengeRequest,
     EnrolRequest,
@@ -31,7 +33,6 @@ from offsite.v1.enrolment_pb2 import (
     RenewRequest,
 )
 from offsite.v1.enrolment_pb2_grpc import EnrolmentServiceStub
-from offsite.v1.envelope_pb2 import SignedEnvelope
 
 Clock = Callable[[], float]
 RENEW_AT_SHARE: Final = 2 / 3
@@ -43,20 +44,22 @@ def enrol(join_token: JoinToken, state: EdgeState, clock: Clock = time.time) -> 
 
     Raises:
         ConfigError: the folder belongs to another membership.
+        IdentityError: the certificate has lapsed, and this token was used before.
         TokenError, ExpiredError: the coordinator does not take the token.
         IdentityError, SignatureError: what answered is not the coordinator of the token.
         TransportError: no answer.
     """
-    # (1) Joined before: nothing to do, or the wrong folder.
-    if state.is_enrolled:
-        return _existing(join_token, state)
+    # (1) Joined before: nothing to do, the wrong folder, or a certificate that has lapsed.
+    earlier = state.membership() if state.is_enrolled else None
+    if earlier is not None and _is_still_good(earlier, join_token, state, clock()):
+        return earlier
     # (2) The keys. The identity key outlives a crash; a TLS key is only worth its certificate.
     identity = state.identity_key()
     tls_key = certificates.tls_key_from_seed(secrets.token_bytes(certificates.SEED_BYTES))
     # (3) Challenge and answer, as often as it takes.
     with open_bootstrap_channel(join_token, clock()) as channel:
         stub = EnrolmentServiceStub(channel)
-        response = call_with_retries(lambda: _attempt(stub, join_token, identity, tls_key))
+        response = Persistence().run(lambda: _attempt(stub, join_token, identity, tls_key))
     # (4) What came back belongs to these keys and to the coordinator of the token.
     ca_pem = certificates.cert_pem_of(join_token.ca_cert_der)
     membership = Membership(
@@ -69,6 +72,9 @@ def enrol(join_token: JoinToken, state: EdgeState, clock: Clock = time.time) -> 
     signed = from_wire(response.directory)
     opened = directory.open_directory(signed, membership.directory_key, clock())
     _check_own_entry(opened, membership.client_id, identity)
+    if earlier is not None:
+        _check_continues(earlier, membership, state)
+        directory.check_successor(state.directory(clock()), opened)
     # (5) Stored, the membership last.
     tls_pem = certificates.tls_key_pem(tls_key) + response.certificate_chain_pem
     state.save_enrolment(membership, tls_pem, ca_pem, signed)
@@ -89,7 +95,7 @@ def renew_if_due(state: EdgeState, clock: Clock = time.time) -> bool:
     request = RenewRequest(csr_der=certificates.make_csr(tls_key))
     with open_channel(state) as channel:
         stub = EnrolmentServiceStub(channel)
-        response = call_with_retries(lambda: stub.Renew(request, timeout=limits.CALL_DEADLINE_S))
+        response = Persistence().run(lambda: stub.Renew(request, timeout=limits.CALL_DEADLINE_S))
     chain = response.certificate_chain_pem
     _check_certificate(chain, state.membership().client_id, tls_key, state.ca_pem())
     state.save_tls(certificates.tls_key_pem(tls_key) + chain)
@@ -103,7 +109,7 @@ def refresh_directory(
     known = state.directory(clock())
     request = GetDirectoryRequest(known_version=known.version)
     stub = EnrolmentServiceStub(channel)
-    response = call_with_retries(lambda: stub.GetDirectory(request, timeout=limits.CALL_DEADLINE_S))
+    response = Persistence().run(lambda: stub.GetDirectory(request, timeout=limits.CALL_DEADLINE_S))
     membership = state.membership()
     signed = from_wire(response.directory)
     newest = directory.open_directory(signed, membership.directory_key, clock())
@@ -114,19 +120,29 @@ def refresh_directory(
     return newest
 
 
-def from_wire(message: SignedEnvelope) -> Envelope:
-    """The envelope in a protobuf message; not verified yet."""
-    return Envelope(message.payload_type, message.payload, message.key_id, message.signature)
-
-
-def _existing(join_token: JoinToken, state: EdgeState) -> Membership:
-    membership = state.membership()
-    if membership.token_id != join_token.token_id:
+def _is_still_good(
+    earlier: Membership, join_token: JoinToken, state: EdgeState, now_unix_s: float
+) -> bool:
+    """Whether an earlier membership serves; False if it is to be taken up again with this token."""
+    has_lapsed = now_unix_s > certificates.validity_unix_s(state.tls_pem())[1]
+    if earlier.token_id == join_token.token_id:
+        if has_lapsed:
+            raise IdentityError(LAPSED)
+        return True
+    if not has_lapsed or earlier.directory_key.raw != join_token.directory_key:
         raise ConfigError(
-            f"{state.root} already joined as {membership.client_id!r} with another token; choose "
-            "another state folder, or go on without a token"
+            f"{state.root} already joined as {earlier.client_id!r} with another token; go on with "
+            "that one, or choose another state folder"
         )
-    return membership
+    return False
+
+
+def _check_continues(earlier: Membership, membership: Membership, state: EdgeState) -> None:
+    if membership.client_id != earlier.client_id:
+        raise ConfigError(
+            f"{state.root} joined as {earlier.client_id!r}, and this token is for "
+            f"{membership.client_id!r}; ask for one under the same name"
+        )
 
 
 def _attempt(

@@ -28,15 +28,28 @@ from offsite.edge_client.chunk_stream import artefact_chunks
 from offsite.edge_client.resume import Persistence
 from offsite.edge_client.sink import VerifiedSink, verified_bytes
 from offsite.emulator.bundle.bundle import Bundle, SignedManifest
-from offsite.emulator.bundle.manifest import MANIFEST_NAME, MANIFEST_TYPE, FileEntry, Manifest
+from offsite.emulator.bundle.manifest import (
+    MANIFEST_NAME,
+    MANIFEST_TYPE,
+    FileEntry,
+    Manifest,
+    ReleaseFacts,
+)
 from offsite.emulator.bundle.reader import open_bundle, open_manifest
-from offsite.emulator.durable import sync_folder, write_atomic
+from offsite.emulator.durable import (
+    machine_errors,
+    replace_folder,
+    sync_folder,
+    undo_half_exchange,
+    write_atomic,
+)
 from offsite.emulator.heap import keep_freed_buffers
 from offsite.emulator.progress import Report, silent
 from offsite.secure import limits
-from offsite.secure.envelope import Envelope, from_bytes, to_bytes, verify
+from offsite.secure.envelope import from_bytes, to_bytes, verify
 from offsite.secure.errors import DiskFullError, IntegrityError, PeerError, TransportError
 from offsite.secure.identity import IdentityPublicKey
+from offsite.secure.wire import from_wire
 from offsite.v1 import artefacts_pb2 as pb
 from offsite.v1 import artefacts_pb2_grpc as pb_grpc
 
@@ -51,7 +64,6 @@ class Source:
     channel: grpc.Channel
     coordinator_key: IdentityPublicKey
     now_unix_s: float
-    expected_base: str | None = None
     persistence: Persistence = field(default_factory=Persistence)
 
 
@@ -79,11 +91,17 @@ def fetch_release(
         PeerError: what the coordinator offers or sends is wrong; nothing of it is used.
         TransportError: the coordinator cannot be reached; the next call resumes.
         DiskFullError: no room; says how many bytes are missing, keeps what is there.
+        MachineError: the folder cannot be read or written.
     """
-    _undo_half_exchange(folder)
+    with machine_errors(folder):
+        return _fetch(source, folder, report, report_check)
+
+
+def _fetch(source: Source, folder: Path, report: Report, report_check: Report) -> Bundle:
+    undo_half_exchange(folder)
     for _ in range(RELEASES_SEEN):
-        # (1) What the coordinator signed as its release, not older than ours.
-        envelope, signed = ask_for_release(source, _accepted_version(source, folder))
+        # (1) What the coordinator signed as its release: not older than ours, of the same model.
+        envelope, signed = ask_for_release(source, accepted_facts(source.coordinator_key, folder))
         # (2) Here already?
         bundle = _installed(source, folder, envelope, report_check)
         if bundle is not None:
@@ -104,8 +122,13 @@ def fetch_release(
     )
 
 
-def ask_for_release(source: Source, minimum_version: int = 0) -> tuple[bytes, SignedManifest]:
-    """The coordinator's release: the envelope's bytes, and what they say once verified."""
+def ask_for_release(
+    source: Source, accepted: ReleaseFacts | None = None
+) -> tuple[bytes, SignedManifest]:
+    """The coordinator's release: the envelope's bytes, and what they say once verified.
+
+    It may not be older than the one that was `accepted` last, nor of another base model.
+    """
 
     stub = pb_grpc.ArtefactServiceStub(source.channel)
 
@@ -113,13 +136,13 @@ def ask_for_release(source: Source, minimum_version: int = 0) -> tuple[bytes, Si
         return stub.GetRelease(pb.GetReleaseRequest(), timeout=limits.CALL_DEADLINE_S)
 
     wire = source.persistence.run(ask).manifest
-    envelope = to_bytes(Envelope(wire.payload_type, wire.payload, wire.key_id, wire.signature))
+    envelope = to_bytes(from_wire(wire))
     signed = open_manifest(
         envelope,
         source.coordinator_key,
         source.now_unix_s,
-        expected_base=source.expected_base,
-        minimum_version=minimum_version,
+        expected_base=accepted.base_fingerprint if accepted else None,
+        minimum_version=accepted.release_version if accepted else 0,
     )
     return envelope, signed
 
@@ -228,14 +251,14 @@ def _no_room(incoming: Path, needed: int, free: int) -> DiskFullError:
     )
 
 
-def _accepted_version(source: Source, folder: Path) -> int:
-    """The version that was accepted last, expired or not; 0 if there is none."""
+def accepted_facts(coordinator_key: IdentityPublicKey, folder: Path) -> ReleaseFacts | None:
+    """The release that was accepted last, expired or not; None without one, or if it is damaged."""
     try:
         envelope = from_bytes((folder / MANIFEST_NAME).read_bytes())
-        payload = verify(envelope, MANIFEST_TYPE, source.coordinator_key)
-        return Manifest.from_bytes(payload).facts.release_version
+        payload = verify(envelope, MANIFEST_TYPE, coordinator_key)
+        return Manifest.from_bytes(payload).facts
     except (FileNotFoundError, PeerError):
-        return 0
+        return None
 
 
 def _installed(
@@ -260,21 +283,5 @@ def _install(source: Source, folder: Path, incoming: Path, report_check: Report)
         # Its digests are right, so fetching it again would not help: its owner made it wrong.
         shutil.rmtree(incoming, ignore_errors=True)
         raise
-    previous = _previous(folder)
-    if folder.exists():
-        folder.rename(previous)
-    incoming.rename(folder)
-    sync_folder(folder.parent)
-    shutil.rmtree(previous, ignore_errors=True)
+    replace_folder(incoming, folder)
     return replace(bundle, folder=folder)
-
-
-def _undo_half_exchange(folder: Path) -> None:
-    previous = _previous(folder)
-    if previous.exists() and not folder.exists():
-        previous.rename(folder)
-    shutil.rmtree(previous, ignore_errors=True)
-
-
-def _previous(folder: Path) -> Path:
-    return folder.with_name(folder.name + ".previous")

@@ -1,5 +1,6 @@
 """The edge's folder of rounds, and how instructions get into it.
 
+    returned                               how many replies were acknowledged
     rounds/<message id>/instruction.part   an instruction on its way
                         instruction        complete, its digest compared
                         tuning.safetensors the tuning's own checkpoint
@@ -10,7 +11,7 @@ the checkpoint beside it. A folder is erased once its reply was accepted or is n
 an edge keeps nothing of a round that is over.
 """
 
-import hashlib
+import json
 import os
 import re
 import shutil
@@ -21,7 +22,14 @@ import grpc
 
 from offsite.edge_client.chunk_stream import message_chunks
 from offsite.edge_client.resume import Persistence
-from offsite.emulator.durable import machine_error, sync_folder, write_atomic
+from offsite.emulator.durable import (
+    FOLDER_MODE,
+    machine_error,
+    machine_errors,
+    sha256_of,
+    sync_folder,
+    write_atomic,
+)
 from offsite.emulator.progress import Report, silent
 from offsite.secure import limits
 from offsite.secure.errors import DiskFullError, IntegrityError, PeerError
@@ -30,7 +38,6 @@ from offsite.v1.rounds_pb2 import MessageRef
 ROUND_FOLDER = "round-folder"
 """Key of Flower's `Context.node_config`: the folder of the message at hand, if the engine has one."""
 _MESSAGE_ID = re.compile(r"[0-9a-f]{1,64}")
-_READ_BYTES = limits.MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +63,32 @@ class Inbox:
     def unsent(self) -> list[str]:
         """Messages that were answered and whose reply was not acknowledged yet."""
         return [name for name in self._ids() if self.reply(name).is_file()]
+
+    def under_way(self) -> int:
+        """How many messages are being worked on, or wait to be sent."""
+        return len(self._ids())
+
+    def returned(self) -> int:
+        """How many replies the coordinator has acknowledged."""
+        return self._returned()[0]
+
+    def count_returned(self, message_id: str) -> None:
+        """Counts an acknowledged reply, once also if a kill made it be sent again."""
+        count, last = self._returned()
+        if message_id != last:
+            data = {"replies": count + 1, "last_message_id": message_id}
+            write_atomic(self._count_file, json.dumps(data).encode())
+
+    @property
+    def _count_file(self) -> Path:
+        return self.folder.with_name("returned")
+
+    def _returned(self) -> tuple[int, str]:
+        try:
+            data = json.loads(self._count_file.read_bytes())
+            return int(data["replies"]), str(data["last_message_id"])
+        except (OSError, ValueError, KeyError, TypeError):  # nothing depends on it
+            return 0, ""
 
     def erase(self, message_id: str) -> None:
         """Removes everything of a message."""
@@ -94,11 +127,12 @@ def fetch_instruction(
             f"expected an instruction of at most {limits.ROUND_MESSAGE_BYTES} bytes, "
             f"found {ref.size_bytes}"
         )
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with machine_errors(path.parent):
+        path.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
     part = _Part(path.with_suffix(".part"), ref.size_bytes)
     resumed = part.position > 0
     persistence.run(lambda: part.receive(channel, ref.message_id, report), lambda: part.position)
-    if _digest(part.path) != ref.sha256:
+    if sha256_of(part.path) != ref.sha256:
         part.path.unlink()
         if resumed:  # what a kill had left was not what it seemed
             return fetch_instruction(channel, inbox, ref, persistence, report)
@@ -147,11 +181,3 @@ class _Part:
 def _write_all(descriptor: int, data: memoryview) -> None:
     while data:
         data = data[os.write(descriptor, data) :]
-
-
-def _digest(path: Path) -> bytes:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_READ_BYTES):
-            digest.update(block)
-    return digest.digest()

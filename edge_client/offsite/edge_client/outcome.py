@@ -49,7 +49,7 @@ class TuningMetrics:
 
 
 @dataclass(frozen=True, slots=True)
-class Tuned:
+class TuningOutcome:
     """The tuned adapter minus the one the round began with, fp32 on the CPU, and the figures."""
 
     delta: dict[str, torch.Tensor]

@@ -2,7 +2,8 @@
 
 While an edge waits, its long poll says so; while it tunes, a thread asks `Await` now and then and
 says in a few words what is going on. The answer also says whether the instruction at hand is still
-open: a round that was closed meanwhile need not be tuned to its end.
+open, and whether the campaign is over: then there is no need to tune to the end, and nobody may be
+there later to say so again.
 """
 
 import threading
@@ -19,6 +20,7 @@ from offsite.v1 import rounds_pb2 as pb
 from offsite.v1 import rounds_pb2_grpc as pb_grpc
 
 STATUS_CHARS: Final = 200
+OVER: Final = frozenset({pb.CAMPAIGN_PHASE_ENDED, pb.CAMPAIGN_PHASE_FAILED})
 _GLANCE_S: Final = 0.1
 
 
@@ -31,6 +33,12 @@ class Pulse:
         self._status = "starting"
         self._withdrawn = threading.Event()
         self._idle = threading.Event()
+        self._over: pb.AwaitResponse | None = None
+
+    @property
+    def over(self) -> pb.AwaitResponse | None:
+        """The answer that said that the campaign is over, if one did while the edge was busy."""
+        return self._over
 
     @property
     def status(self) -> str:
@@ -45,8 +53,10 @@ class Pulse:
         """To be called between steps.
 
         Raises:
-            ExpiredError: the round was closed; its reply would not be taken.
+            ExpiredError: round or campaign are over; the reply would not be taken.
         """
+        if self._over is not None:
+            raise ExpiredError("the campaign ended meanwhile: nobody waits for this update")
         if self._withdrawn.is_set():
             raise ExpiredError("the round was closed meanwhile: it goes on without this edge")
 
@@ -79,11 +89,16 @@ class Pulse:
                 call.cancel()  # the work is done
             # A beat that did not arrive does not matter.
             elif call.code() is grpc.StatusCode.OK:
-                if call.result().instruction.message_id != message_id:
-                    self._withdrawn.set()
+                self._hear(call.result(), message_id)
                 self._idle.wait(self._interval_s)
             else:
                 self._idle.wait(limits.RETRY_CAP_S)
+
+    def _hear(self, answer: pb.AwaitResponse, message_id: str) -> None:
+        if answer.phase in OVER:
+            self._over = answer
+        if answer.instruction.message_id != message_id:
+            self._withdrawn.set()
 
 
 def _note(answered: threading.Event, call: object) -> None:

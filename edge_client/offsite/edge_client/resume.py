@@ -1,8 +1,10 @@
-"""Work that goes on after a cut.
+"""Work that goes on after a cut: the one place where anything is tried again.
 
 A transfer that moves bytes is never given up because the line is bad; one that moves none is tried
-again a bounded number of times, with the full jitter of `channel.py`. So a coordinator that comes
-back after a restart is not stormed, and one that is gone is noticed.
+again a bounded number of times, with full jitter. So a coordinator that comes back after a restart
+is not stormed, and one that is gone is noticed. What the coordinator refused is not tried again.
+
+Source of the backoff: M. Brooker, "Exponential Backoff And Jitter" (AWS, 2015), "full jitter".
 """
 
 import random
@@ -34,6 +36,7 @@ class Persistence:
 
         Raises:
             TransportError: nothing moved in `retries` further attempts.
+            PeerError, PolicyError: the coordinator refused; raised at once.
         """
         failures, best = 0, progress()
         while True:
@@ -45,5 +48,7 @@ class Persistence:
                 best = max(best, progress())
                 if failures > self.retries:
                     raise
-            cap_s = min(limits.RETRY_CAP_S, limits.RETRY_BASE_S * 2.0 ** min(failures, 30))
+            cap_s = min(
+                limits.RETRY_CAP_S, limits.RETRY_BASE_S * 2.0 ** min(max(failures - 1, 0), 30)
+            )
             self.sleep(self.uniform(0.0, cap_s))

@@ -16,11 +16,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from offsite.emulator.bundle.manifest import DIGEST_BYTES
 from offsite.emulator.durable import machine_errors
 from offsite.secure import limits
 from offsite.secure.errors import IntegrityError
 
-DIGEST_BYTES: Final = 32
 _WRITEBACK_BYTES: Final = 16 * limits.MIB
 
 Chunk = bytes | memoryview
@@ -37,12 +37,17 @@ class VerifiedSink:
         self._path = path
         self._digests = digests
         self._advised = position
-        with machine_errors(path):
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        self._descriptor = -1
 
     def __enter__(self) -> Self:
-        os.ftruncate(self._descriptor, self.position)
-        os.lseek(self._descriptor, self.position, os.SEEK_SET)
+        with machine_errors(self._path):
+            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o600)
+            try:
+                os.ftruncate(self._descriptor, self.position)
+                os.lseek(self._descriptor, self.position, os.SEEK_SET)
+            except OSError:
+                os.close(self._descriptor)
+                raise
         return self
 
     def __exit__(

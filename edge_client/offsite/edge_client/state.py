@@ -14,7 +14,13 @@ from typing import Final, Self
 
 from filelock import FileLock
 
-from offsite.emulator.durable import FOLDER_MODE, lock_folder, machine_errors, write_atomic
+from offsite.emulator.durable import (
+    FOLDER_MODE,
+    lock_folder,
+    machine_errors,
+    unreadable,
+    write_atomic,
+)
 from offsite.secure import directory, envelope, names
 from offsite.secure.directory import Directory
 from offsite.secure.envelope import Envelope
@@ -22,6 +28,11 @@ from offsite.secure.errors import ConfigError, OffsiteError
 from offsite.secure.identity import IdentityKey, IdentityPublicKey
 
 SEED_BYTES: Final = 32
+LAPSED: Final = (
+    "the certificate of this edge has expired; ask the coordinator's operator to invite it again "
+    "under the same name, then run `edge-client join` with the new token and the same state folder: "
+    "nothing was lost"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +73,16 @@ class EdgeState:
 
     @classmethod
     def open(cls, root: Path, *, exclusive: bool = True) -> Self:
-        """Opens or lays out a folder; StateLockedError if another process works in it."""
+        """Opens a folder; one that is opened to work in is laid out and locked.
+
+        Raises:
+            StateLockedError: another process works in it.
+        """
         state = cls(root, None)
-        with machine_errors(root):
-            for folder in (root, state.keys, state.rounds):
-                folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
         if exclusive:
+            with machine_errors(root):
+                for folder in (root, state.keys, state.rounds):
+                    folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
             state._lock = lock_folder(root)
         return state
 
@@ -175,6 +190,8 @@ class EdgeState:
                 f"{path} is missing: this edge has not joined, or its state was damaged; run "
                 "`edge-client join` with the token"
             ) from error
+        except OSError as error:
+            raise unreadable(path, error) from error
 
 
 def _damaged(path: Path) -> ConfigError:

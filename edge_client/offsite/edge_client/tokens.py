@@ -9,9 +9,9 @@ Notable decisions:
   (lm-evaluation-harness: together, the boundary is the length of the prompt encoded by itself,
   white space at the prompt's end belongs to the completion, one space between them where there is
   none, no special tokens but Gemma's BOS). What is trained is what is measured.
-* No end-of-sequence token is added unless `Ending.EOS` asks for it: it takes no part in the
-  likelihood of a choice, and a completion that ends a turn can say so itself. Chat turns end with
-  the template's own token, which is learnt, so generation stops.
+* No end-of-sequence token is added: it takes no part in the likelihood of a choice, and a
+  completion that ends a turn can say so itself. Chat turns end with the template's own token, which
+  is learnt, so generation stops.
 * Too long, a prompt loses its left, then a completion its right; a text is split into pieces that
   overlap by one token, so that each token is predicted once. All of it is counted.
 """
@@ -19,7 +19,6 @@ Notable decisions:
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
@@ -40,30 +39,19 @@ from offsite.edge_client.data import (
 )
 from offsite.emulator.progress import Report, silent
 from offsite.emulator.scoring import TARGET_DELIMITER
-from offsite.secure.errors import ConfigError
 
 _ROWS_AT_ONCE = 256
-
-
-class Ending(Enum):
-    """What follows a `text` or a completion."""
-
-    NONE = "none"
-    EOS = "eos"
 
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
     """How rows become tokens.
 
-    ``special_tokens`` lets the tokenizer add its own (Gemma needs its BOS); ``delimiter`` stands
-    between prompt and completion where neither brings white space, and may be empty.
+    ``special_tokens`` lets the tokenizer add its own (Gemma needs its BOS).
     """
 
     max_tokens: int
     special_tokens: bool = False
-    delimiter: str = TARGET_DELIMITER
-    ending: Ending = Ending.NONE
 
     @classmethod
     def for_model(cls, model_type: str, max_tokens: int) -> "Encoding":
@@ -163,9 +151,8 @@ def _encode_rows(
     if pairs:
         yield from _encode_pairs(pairs, tokenizer, encoding)
     elif texts:
-        tail = _tail(tokenizer, encoding.ending)
         for ids in _token_ids(tokenizer, texts, encoding):
-            yield ids + tail, [True] * (len(ids) + len(tail))
+            yield ids, [True] * len(ids)
     for row in rows:
         if isinstance(row, ChatRow):
             try:
@@ -177,26 +164,17 @@ def _encode_rows(
 def _encode_pairs(
     rows: Sequence[PairRow], tokenizer: PreTrainedTokenizerBase, encoding: Encoding
 ) -> Iterator[_Tokens]:
-    tail = _tail(tokenizer, encoding.ending)
     prompts = [row.prompt.rstrip() for row in rows]
-    wholes = [_whole(row, encoding.delimiter) for row in rows]
+    wholes = [_whole(row) for row in rows]
     prompt_ids = _token_ids(tokenizer, prompts, encoding)
     for prompt, whole in zip(prompt_ids, _token_ids(tokenizer, wholes, encoding), strict=True):
         given = min(len(prompt), len(whole))
-        yield whole + tail, [False] * given + [True] * (len(whole) - given + len(tail))
+        yield whole, [False] * given + [True] * (len(whole) - given)
 
 
-def _whole(row: PairRow, delimiter: str) -> str:
+def _whole(row: PairRow) -> str:
     has_gap = row.prompt[-1].isspace() or row.completion[0].isspace()
-    return f"{row.prompt}{'' if has_gap else delimiter}{row.completion}"
-
-
-def _tail(tokenizer: PreTrainedTokenizerBase, ending: Ending) -> list[int]:
-    if ending is Ending.NONE:
-        return []
-    if tokenizer.eos_token_id is None:
-        raise ConfigError("the model's tokenizer has no end-of-sequence token; use Ending.NONE")
-    return [int(tokenizer.eos_token_id)]
+    return f"{row.prompt}{'' if has_gap else TARGET_DELIMITER}{row.completion}"
 
 
 def _token_ids(

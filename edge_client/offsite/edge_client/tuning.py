@@ -14,6 +14,7 @@ Rules: a loss or gradient that is not finite stops the run, and so does an adapt
 change; nothing is returned then.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,28 +35,32 @@ from offsite.edge_client.batches import (
     steps_of,
 )
 from offsite.edge_client.checkpoint import Checkpoint, Snapshot
-from offsite.edge_client.logits import summed_loss
+from offsite.edge_client.loss import summed_loss
 from offsite.edge_client.masters import Masters
-from offsite.edge_client.outcome import Tuned, TuningMetrics, difference, loss_curve
+from offsite.edge_client.outcome import TuningMetrics, TuningOutcome, difference, loss_curve
 from offsite.edge_client.task import Task, learning_rate
 from offsite.edge_client.tokens import Example
 from offsite.emulator.progress import Report, silent
 from offsite.emulator.rounds.plan import TuningSettings
-from offsite.secure.errors import ConfigError, DiskFullError, MachineError
+from offsite.secure.errors import ConfigError, MachineError
 
 CHECKPOINT_S = 30.0
 CHECKPOINT_SHARE = 0.05
 """Writing checkpoints takes no more than this share of the time."""
 
+NO_CHECKPOINT = "no checkpoint can be written here; tuning goes on without"
 VALIDATIONS_PER_ROUND = 10
 VALIDATION_EXAMPLES = 256
 """Most examples that one validation reads."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Callbacks:
     """Who listens, and who may stop the run.
 
+    ``status`` may be sent to the coordinator: fixed words and numbers, no path, no data.
     ``between_steps`` runs where a checkpoint is possible; if it raises, one is written and the
     exception goes on.
     """
@@ -90,7 +95,7 @@ def tune(
     *,
     checkpoint: Checkpoint | None = None,
     callbacks: Callbacks | None = None,
-) -> Tuned:
+) -> TuningOutcome:
     """Tune ``parameters`` of ``model``, starting from ``base``, and return what changed.
 
     ``parameters`` are the only ones that require gradients; ``base`` holds their fp32 values.
@@ -146,7 +151,7 @@ class _Tuner:
         self.saved_at = time.monotonic()
         self.save_pause_s = 0.0
 
-    def run(self, base: Mapping[str, torch.Tensor]) -> Tuned:
+    def run(self, base: Mapping[str, torch.Tensor]) -> TuningOutcome:
         """Tune from ``base``, or from the checkpoint."""
         run = self.run_state
         # (1) Where we are: a checkpoint of this plan and these examples, or the beginning.
@@ -168,7 +173,7 @@ class _Tuner:
             self.masters.load(run.best)
         # (4) What changed, and what was done.
         delta = difference(self.masters.copies(), base)
-        return Tuned(delta, self._metrics(stopped_early))
+        return TuningOutcome(delta, self._metrics(stopped_early))
 
     def _step(self) -> None:
         """One optimiser step on one logical batch."""
@@ -269,14 +274,16 @@ class _Tuner:
             self._save()
 
     def _save(self) -> None:
-        """Write a checkpoint; without room for one the run goes on and says so."""
+        """Write a checkpoint; where none can be written the run goes on and says so."""
         if self.checkpoint is None or not self.run_state.step:
             return
         started = time.monotonic()
         try:
             self.checkpoint.save(self._snapshot())
-        except DiskFullError as error:
-            self.callbacks.status(str(error))
+        except MachineError as error:
+            # The status goes to the coordinator: the path in the error's text stays here.
+            _log.warning("no checkpoint at step %d: %s", self.run_state.step, error)
+            self.callbacks.status(NO_CHECKPOINT)
         self.saved_at = time.monotonic()
         self.save_pause_s = (self.saved_at - started) / CHECKPOINT_SHARE
 

@@ -7,7 +7,6 @@ The reply is a file and stays one until the receipt is here: a kill at any momen
 the next run asks again how much the coordinator has. Nothing is held in memory but a chunk.
 """
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import grpc
 
 from offsite.edge_client.resume import Persistence
+from offsite.emulator.durable import sha256_of
 from offsite.emulator.progress import Report, silent
 from offsite.secure import limits
 from offsite.secure.errors import IntegrityError
@@ -34,12 +34,7 @@ class Reply:
     @classmethod
     def of(cls, message_id: str, path: Path) -> "Reply":
         """Reads the file once, for its digest."""
-        digest, size = hashlib.sha256(), 0
-        with path.open("rb") as file:
-            while block := file.read(limits.MIB):
-                digest.update(block)
-                size += len(block)
-        return cls(message_id, path, size, digest.digest())
+        return cls(message_id, path, path.stat().st_size, sha256_of(path))
 
 
 def upload_reply(

@@ -11,7 +11,10 @@ Rules it enforces:
 * a round that fails on this edge does not end it: the coordinator gets a Flower `Error` and the
   edge waits for the next instruction;
 * that error's text never quotes the data owner's rows, paths or settings; those stay in the log;
-* a reply that is too late is dropped, not sent again; an edge that was revoked stops.
+* a reply that is too late is dropped, not sent again; an edge that was revoked stops;
+* a reply is dropped only after the coordinator answered this edge: one whose certificate has lapsed
+  hears that something expired too, and keeps what it has;
+* an edge that hears of the campaign's end while it tunes sends nothing and ends.
 """
 
 import enum
@@ -25,10 +28,14 @@ import grpc
 from flwr.app import Context, Error, Message, RecordDict
 
 from offsite.edge_client.inbox import ROUND_FOLDER, Inbox, fetch_instruction
-from offsite.edge_client.pulse import Pulse
+from offsite.edge_client.pulse import OVER, Pulse
 from offsite.edge_client.resume import WORKER_RETRIES, Persistence
+from offsite.edge_client.state import LAPSED
+from offsite.edge_client.task import StaleReleaseError
 from offsite.edge_client.upload import Reply, upload_reply
+from offsite.emulator.durable import write_atomic
 from offsite.emulator.progress import Report, silent
+from offsite.emulator.rounds.flower_internals import CLIENT_APP_RAISED
 from offsite.emulator.rounds.messages import message_from_bytes, message_to_bytes
 from offsite.secure import limits
 from offsite.secure.errors import ExpiredError, IdentityError, PeerError, PolicyError
@@ -36,10 +43,11 @@ from offsite.secure.names import node_id
 from offsite.v1 import rounds_pb2 as pb
 from offsite.v1 import rounds_pb2_grpc as pb_grpc
 
-CLIENT_APP_RAISED: Final = 2
-"""Flower's code for "the client app raised an exception"."""
 TRIES_PER_MESSAGE: Final = 3
 """How often one instruction may be refused, or its reply, before the edge gives up."""
+
+FETCHED_AGAIN: Final = "fetched-again"
+"""Marks a message for which the release was fetched again."""
 
 App = Callable[[Message, Context], Message]
 
@@ -85,11 +93,11 @@ class Edge:
 
 
 def run_worker(edge: Edge, client_app: App) -> CampaignEnd | None:
-    """Works until the campaign ends; None if a pause was due before.
+    """Works until the campaign ends; None if a pause was due, or another release, before.
 
     Raises:
         TransportError: the coordinator stayed away; the next call goes on.
-        IdentityError: this edge was revoked.
+        IdentityError: this edge was revoked, or its certificate has lapsed.
         PeerError: the coordinator keeps sending what cannot be obeyed.
     """
     inbox, tries = Inbox(edge.rounds), _Tries()
@@ -99,10 +107,9 @@ def run_worker(edge: Edge, client_app: App) -> CampaignEnd | None:
     while not edge.pause_due():
         # (2) The next instruction, or the end.
         answer = _next(edge)
-        end = _end_of(answer)
-        if end is not None:
-            inbox.erase_others(None)
-            return end
+        tries.erase_late(edge, inbox)
+        if answer.phase in OVER:
+            return _end(inbox, answer)
         if not answer.HasField("instruction"):
             continue
         message_id = answer.instruction.message_id
@@ -110,10 +117,15 @@ def run_worker(edge: Edge, client_app: App) -> CampaignEnd | None:
         try:
             # (3) to (4) Fetched, answered, on the disk.
             _answer(edge, inbox, answer.instruction, client_app)
+        except StaleReleaseError as error:
+            edge.ears.say(f"another release was published: {error}")
+            return None
         except PeerError as error:
             tries.refused(message_id, error)
             continue
-        # (5) Sent.
+        # (5) Sent, unless the campaign ended meanwhile.
+        if edge.pulse.over is not None:
+            return _end(inbox, edge.pulse.over)
         _send(edge, inbox, message_id, tries)
     return None
 
@@ -127,17 +139,16 @@ def _next(edge: Edge) -> pb.AwaitResponse:
         request = pb.AwaitRequest(status=edge.pulse.status)
         return stub.Await(request, timeout=limits.LONG_POLL_S + limits.CALL_DEADLINE_S)
 
-    return edge.persistence.run(ask)
+    try:
+        return edge.persistence.run(ask)
+    except ExpiredError as error:  # waiting has no deadline, so it is this
+        raise IdentityError(LAPSED) from error
 
 
-def _end_of(answer: pb.AwaitResponse) -> CampaignEnd | None:
-    match answer.phase:
-        case pb.CAMPAIGN_PHASE_ENDED:
-            return CampaignEnd(Ending.ENDED, answer.reason)
-        case pb.CAMPAIGN_PHASE_FAILED:
-            return CampaignEnd(Ending.FAILED, answer.reason)
-        case _:
-            return None
+def _end(inbox: Inbox, answer: pb.AwaitResponse) -> CampaignEnd:
+    inbox.erase_others(None)
+    failed = answer.phase == pb.CAMPAIGN_PHASE_FAILED
+    return CampaignEnd(Ending.FAILED if failed else Ending.ENDED, answer.reason)
 
 
 def _answer(edge: Edge, inbox: Inbox, ref: pb.MessageRef, client_app: App) -> None:
@@ -152,7 +163,11 @@ def _answer(edge: Edge, inbox: Inbox, ref: pb.MessageRef, client_app: App) -> No
 
 
 def _call(edge: Edge, client_app: App, instruction: Message, folder: Path) -> Message:
-    """The ClientApp's reply, or a Flower error in its place."""
+    """The ClientApp's reply, or a Flower error in its place.
+
+    Raises:
+        StaleReleaseError: it is for another release; once, for a second fetch would not help.
+    """
     context = Context(
         run_id=instruction.metadata.run_id,
         node_id=node_id(edge.client_id),
@@ -162,10 +177,26 @@ def _call(edge: Edge, client_app: App, instruction: Message, folder: Path) -> Me
     )
     try:
         return client_app(instruction, context)
+    except StaleReleaseError as error:
+        if _is_first(folder / FETCHED_AGAIN):
+            raise
+        return _failed(edge, instruction, error)
     except Exception as error:  # noqa: BLE001 - whatever it is, the next round may succeed
-        _log.exception("the round failed on this edge")
-        edge.ears.say(f"the round failed on this edge: {error}")
-        return Message(Error(CLIENT_APP_RAISED, public_text(error)), reply_to=instruction)
+        return _failed(edge, instruction, error)
+
+
+def _failed(edge: Edge, instruction: Message, error: Exception) -> Message:
+    _log.error("the round failed on this edge", exc_info=error)
+    edge.ears.say(f"the round failed on this edge: {error}")
+    return Message(Error(CLIENT_APP_RAISED, public_text(error)), reply_to=instruction)
+
+
+def _is_first(marker: Path) -> bool:
+    """Whether this is the first time that it is asked, also across kills."""
+    if marker.exists():
+        return False
+    write_atomic(marker, b"")
+    return True
 
 
 def public_text(error: Exception) -> str:
@@ -180,24 +211,39 @@ def public_text(error: Exception) -> str:
 
 
 def _send(edge: Edge, inbox: Inbox, message_id: str, tries: "_Tries") -> None:
-    """Uploads a reply and erases its folder, also when nobody wants it any more."""
+    """Uploads a reply and erases its folder, also when nobody wants it any more.
+
+    One that is called too late stays until the coordinator has answered this edge something else.
+    """
     edge.pulse.say("sending the update")
     reply = Reply.of(message_id, inbox.reply(message_id))
     try:
         upload_reply(edge.channel, reply, edge.persistence, edge.ears.sending)
     except ExpiredError as error:
-        edge.ears.say(f"too late: {error}")
-        _log.warning("reply to %s was too late: %s", message_id, error)
+        tries.late[message_id] = error
+        return
     except PeerError as error:
         tries.refused(message_id, error)
+    else:
+        inbox.count_returned(message_id)
     inbox.erase(message_id)
 
 
 class _Tries:
-    """Counts refusals per message, so that a mistake on either side cannot loop for ever."""
+    """Remembers refusals per message, so that a mistake on either side cannot loop for ever."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
+        self.late: dict[str, ExpiredError] = {}
+        """Replies that something was too late for: themselves, or this edge's certificate."""
+
+    def erase_late(self, edge: Edge, inbox: Inbox) -> None:
+        """To be called after an answer of the coordinator: the certificate is good."""
+        for message_id, error in self.late.items():
+            edge.ears.say(f"too late: {error}")
+            _log.warning("reply to %s was too late: %s", message_id, error)
+            inbox.erase(message_id)
+        self.late.clear()
 
     def refused(self, message_id: str, error: PeerError) -> None:
         """Raises the error if it is about this edge itself, or came too often."""

@@ -91,12 +91,13 @@ def lock_folder(root: Path) -> FileLock:
     """
     lock = FileLock(root / "lock", timeout=0, thread_local=False, mode=FILE_MODE)
     try:
-        with machine_errors(root):
-            lock.acquire()
+        lock.acquire()
     except Timeout as error:
         raise StateLockedError(
             f"another process uses {root}; stop it first or choose another state folder"
         ) from error
+    except OSError as error:  # after Timeout, which is one
+        raise machine_error(root / "lock", error) from error
     return lock
 
 
@@ -109,7 +110,12 @@ def machine_error(path: Path, error: OSError) -> MachineError:
     """What the operating system said, as an error of ours."""
     if is_disk_full(error):
         return DiskFullError(f"no room to write {path}; free some space and run it again")
-    return MachineError(f"cannot use {path}: {error.strerror or error}")
+    return MachineError(f"cannot write {path}: {error.strerror or error}")
+
+
+def unreadable(path: Path, error: OSError) -> MachineError:
+    """The same for a file that was to be read."""
+    return MachineError(f"cannot read {path}: {error.strerror or error}")
 
 
 @contextlib.contextmanager

@@ -4,6 +4,8 @@ Notable:
 - a result goes to standard output, as text or, with ``--json``, as one JSON document; everything
   else (progress, notes, errors) goes to standard error, so a script can read the one without the
   other;
+- notes and results may quote a peer, so what would not print as itself becomes a space: nobody else
+  moves the cursor or starts a line;
 - progress is a bar on a terminal and plain lines elsewhere, at most one every few seconds;
 - exit codes: 0 done, 1 a defect of ours, 2 wrong usage, 3 wrong setting or file, 4 what a peer
   sent is wrong, 5 something did not arrive, 6 it would break a guarantee, 7 this machine cannot,
@@ -24,6 +26,7 @@ import typer
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from offsite.emulator.printable import printable
 from offsite.emulator.progress import Report
 from offsite.secure.errors import OffsiteError
 
@@ -49,14 +52,14 @@ class Terminal:
 
     def note(self, text: str) -> None:
         """A line for the person who watches."""
-        self._notes.print(text, markup=False, soft_wrap=True)
+        self._notes.print(printable(text), markup=False, soft_wrap=True)
 
     def result(self, text: RenderableType, document: Mapping[str, object]) -> None:
         """What the command was asked for."""
         if self.as_json:
             print(json.dumps(document, default=str), flush=True)
         elif isinstance(text, str):
-            self._results.print(text, markup=False, soft_wrap=True)
+            self._results.print(printable(text, keep="\n"), markup=False, soft_wrap=True)
         else:
             self._results.print(text)
 
@@ -109,5 +112,5 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 def _end(text: str, code: int) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text, keep="\n"), file=sys.stderr, flush=True)
     sys.exit(code)

@@ -12,7 +12,10 @@ where a caller acts on them.
     └── MachineError     this machine cannot: disk full, state folder in use, out of memory
 """
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+ERROR_KEY: Final = "offsite-error"
+"""Key of the trailing metadata under which a refused call names the class of its error."""
 
 
 class OffsiteError(Exception):

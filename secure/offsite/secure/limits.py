@@ -20,8 +20,8 @@ SAFETENSORS_HEADER_BYTES = 4 * MIB
 ARTEFACT_BYTES = 1 << 40
 BUNDLE_FILES = 64
 TENSORS = 200_000
-ROUND_MESSAGE_BYTES = 16 << 30
-"""Largest instruction or reply of a round, streamed to disk."""
+ROUND_MESSAGE_BYTES = 2 * 1024 * MIB - 1
+"""Largest instruction or reply of a round, streamed to disk; protobuf encodes no more."""
 
 CLIENTS = 900
 """Entries that a signed directory of 256 KiB can hold."""

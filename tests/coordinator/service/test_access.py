@@ -23,7 +23,6 @@ from offsite.secure import certificates, limits, names
 from offsite.secure.errors import (
     ConfigError,
     DiskFullError,
-    ExpiredError,
     IdentityError,
     OffsiteError,
     PeerError,
@@ -227,12 +226,13 @@ def test_a_revoked_client_is_refused_at_its_next_call(coordinator, join: Join) -
         assert refresh_directory(other_channel, other).find("a").reason == "left the study"
 
 
-def test_an_expired_certificate_is_refused_on_an_open_connection(coordinator, join: Join) -> None:
+def test_a_lapsed_certificate_is_refused_on_an_open_connection(coordinator, join: Join) -> None:
     state = join(coordinator, "a")
     with open_channel(state) as channel:
         get_directory(channel)
         coordinator.clock.offset_s = limits.CERTIFICATE_TTL_S + 1
-        with pytest.raises(ExpiredError, match="has expired"):
+        # Not ExpiredError, by which an edge knows that its reply came too late.
+        with pytest.raises(IdentityError, match="has lapsed; ask for a new token"):
             get_directory(channel)
 
 
@@ -260,8 +260,8 @@ def test_an_unknown_method_says_so(coordinator, join: Join) -> None:
         (PolicyError("too much"), PolicyError, "too much"),
         (PeerError("bad\nshape"), PeerError, "bad shape"),
         (DiskFullError("no room in /secret/path"), TransportError, "try again later"),
-        (OffsiteError("odd"), OffsiteError, "its log says why"),
-        (KeyError("/secret/path"), OffsiteError, "its log says why"),
+        (OffsiteError("odd"), TransportError, "its log says why"),
+        (KeyError("/secret/path"), TransportError, "its log says why"),
     ],
 )
 def test_an_edge_raises_what_the_coordinator_may_say(

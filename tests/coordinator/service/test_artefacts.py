@@ -1,18 +1,24 @@
 """The release as it is served: by digest alone, from any chunk, following the folder."""
 
+import asyncio
 import hashlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import grpc
 import pytest
 from tests.edge_client.releases import FILE, SIZE, artefacts, write_release
 from tests.loopback import serving
 
+from offsite.coordinator.gatekeeper import Peer, PeerRole
+from offsite.coordinator.service import artefacts as module
 from offsite.coordinator.service.artefacts import ArtefactService
+from offsite.coordinator.service.interceptor import _peer
 from offsite.emulator.bundle.manifest import CHUNKS_SUFFIX, MANIFEST_NAME
 from offsite.secure import limits
-from offsite.secure.envelope import Envelope, to_bytes
+from offsite.secure.envelope import to_bytes
+from offsite.secure.wire import from_wire
 from offsite.v1 import artefacts_pb2 as pb
 from offsite.v1.artefacts_pb2_grpc import ArtefactServiceStub
 
@@ -36,8 +42,7 @@ def fetch(stub: ArtefactServiceStub, data: bytes, offset: int = 0) -> list[bytes
 
 def test_the_manifest_is_served_as_it_was_signed(stub: ArtefactServiceStub, folder: Path) -> None:
     wire = stub.GetRelease(pb.GetReleaseRequest(), timeout=30).manifest
-    envelope = Envelope(wire.payload_type, wire.payload, wire.key_id, wire.signature)
-    assert to_bytes(envelope) == (folder / MANIFEST_NAME).read_bytes()
+    assert to_bytes(from_wire(wire)) == (folder / MANIFEST_NAME).read_bytes()
 
 
 @pytest.mark.parametrize("name", [FILE, FILE + CHUNKS_SUFFIX])
@@ -94,3 +99,27 @@ def test_a_stream_under_way_ends_with_the_file_it_began(
     first = next(stream).data
     write_release(folder, version=2, seed=1)
     assert first + b"".join(response.data for response in stream) == old
+
+
+def test_an_abandoned_file_is_closed_with_its_stream(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[str] = []
+
+    async def stream_file(path: Path, offset: int) -> AsyncIterator[bytes]:
+        try:
+            yield b"first"
+            yield b"second"
+        finally:
+            closed.append(path.name)
+
+    async def abandon() -> None:
+        _peer.set(Peer(PeerRole.CLIENT, "anna"))
+        digest = hashlib.sha256((folder / FILE).read_bytes()).digest()
+        stream = ArtefactService(folder).Fetch(pb.FetchRequest(sha256=digest), Mock())
+        assert (await anext(stream)).data == b"first"
+        await stream.aclose()
+        assert closed == [FILE]  # at once, not when it is collected
+
+    monkeypatch.setattr(module, "stream_file", stream_file)
+    asyncio.run(abandon())

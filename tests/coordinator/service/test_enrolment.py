@@ -391,13 +391,70 @@ def test_a_newer_invitation_replaces_the_unused_one(coordinator, edge: Edge) -> 
     with pytest.raises(TokenError, match="newer one"):
         enrol(older, edge("older"))
     enrol(newer, edge("newer"))
-    with pytest.raises(ConfigError, match="no name for a new client"):
+
+
+def test_an_active_client_is_invited_again_and_only_its_own_key_can_use_the_token(
+    coordinator,
+) -> None:
+    first = coordinator.invite("a")
+    send(first, lambda nonce: claim_for(first, nonce))
+    before, version = coordinator.store.clients.get("a"), coordinator.authority.directory().version
+    coordinator.clock.offset_s = 2 * DAY_S
+    again = coordinator.invite("a")
+
+    thief = IdentityKey.from_seed(b"z" * 32)
+    with pytest.raises(IdentityError, match="with the identity key it has"):
+        send(again, lambda nonce: claim_for(again, nonce, identity=thief))
+    assert coordinator.store.clients.get("a") == before
+
+    new_key = certificates.make_csr(certificates.tls_key_from_seed(b"n" * 32))
+    send(again, lambda nonce: claim_for(again, nonce, csr_der=new_key))
+    after = coordinator.store.clients.get("a")
+    assert after.identity_key == before.identity_key
+    assert after.certificate.expires_unix_s > before.certificate.expires_unix_s
+    assert coordinator.authority.directory().version == version
+    # The answer may get lost: the same key asks again, nobody else can.
+    send(again, lambda nonce: claim_for(again, nonce, csr_der=new_key))
+    with pytest.raises(TokenError, match="used by another key"):
+        send(again, lambda nonce: claim_for(again, nonce, identity=thief))
+
+
+def test_a_token_of_an_active_client_is_worth_nothing_once_it_was_revoked(coordinator) -> None:
+    first = coordinator.invite("a")
+    send(first, lambda nonce: claim_for(first, nonce))
+    again = coordinator.invite("a")
+    coordinator.authority.revoke("a", "left")
+    with pytest.raises(IdentityError, match="revoked"):
+        send(again, lambda nonce: claim_for(again, nonce))
+    with pytest.raises(ConfigError, match="neither revoked"):
         coordinator.invite("a")
+
+
+@pytest.mark.parametrize("address", ["bad", "host", "host:0", "0.0.0.0:7443", "[::]:7443", ":1"])
+def test_an_address_that_no_edge_can_dial_is_the_inviters_mistake(
+    coordinator, address: str
+) -> None:
+    with pytest.raises(ConfigError):
+        coordinator.authority.invite("a", address)
+    assert coordinator.store.invites.all() == []
+
+
+def test_what_cannot_be_revoked_is_the_operators_mistake(coordinator) -> None:
+    join_token = coordinator.invite("a")
+    send(join_token, lambda nonce: claim_for(join_token, nonce))
+    for reason in ("x" * 201, "two\nlines"):
+        with pytest.raises(ConfigError, match="reason: expected at most 200"):
+            coordinator.authority.revoke("a", reason)
+    coordinator.authority.revoke("a", "left")
+    with pytest.raises(ConfigError, match=r"revoked already \(left\)"):
+        coordinator.authority.revoke("a", "again")
+    with pytest.raises(ConfigError, match="no client"):
+        coordinator.authority.revoke("b", "left")
 
 
 @pytest.mark.parametrize("name", ["", "A", "-a", "a/b", "a" * 65, "coordinator"])
 def test_a_name_that_may_not_be_a_clients_is_refused(coordinator, name: str) -> None:
-    with pytest.raises(ConfigError, match="no name for a new client"):
+    with pytest.raises(ConfigError, match="no name to invite"):
         coordinator.invite(name)
 
 

@@ -1,9 +1,10 @@
 """Instructions and replies over the real service: long poll, resume, take-over, strangers."""
 
+import asyncio
 import hashlib
 import queue
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,8 +13,10 @@ import pytest
 from tests.loopback import Loopback, Post, round_service, serving
 
 from offsite.coordinator.mailbox import CampaignStatus, Outgoing, Phase
-from offsite.coordinator.service.errors import ERROR_KEY
+from offsite.coordinator.service import rounds
+from offsite.coordinator.service.rounds import _unless_withdrawn
 from offsite.secure import limits
+from offsite.secure.errors import ERROR_KEY
 from offsite.v1 import rounds_pb2 as pb
 from offsite.v1.rounds_pb2_grpc import RoundServiceStub
 
@@ -98,6 +101,55 @@ def test_waiting_clients_hear_the_end_and_why(post: Post, anna: RoundServiceStub
         answer = waiting.result()
     assert (answer.phase, answer.reason) == (pb.CAMPAIGN_PHASE_FAILED, "too few updates")
     assert post.mailbox.told == {"anna"}
+
+
+def test_a_call_that_was_given_up_tells_nobody_the_end(post: Post, anna: RoundServiceStub) -> None:
+    pulse = anna.Await.future(pb.AwaitRequest(status="tuning"), timeout=60)
+    while "anna" not in post.mailbox._listeners:
+        assert not pulse.done()
+    pulse.cancel()  # as a busy edge does when its work is done
+    while "anna" in post.mailbox._listeners:
+        pass
+    post.mailbox.set_status(CampaignStatus(Phase.ENDED))
+    assert post.mailbox.told == frozenset()
+    anna.Await(pb.AwaitRequest(), timeout=30)
+    assert post.mailbox.told == {"anna"}
+
+
+def test_an_edge_that_sends_its_update_after_the_end_is_told_again(
+    post: Post, anna: RoundServiceStub
+) -> None:
+    send_instruction(post)
+    post.mailbox.close(1, "1.1")
+    post.mailbox.set_status(CampaignStatus(Phase.ENDED))
+    anna.Await(pb.AwaitRequest(status="tuning"), timeout=30)
+    with pytest.raises(grpc.RpcError, match="not known to you"):
+        stored(anna)
+    assert post.mailbox.told == frozenset()
+    anna.Await(pb.AwaitRequest(status="waiting"), timeout=30)
+    assert post.mailbox.told == {"anna"}
+
+
+def test_an_abandoned_instruction_is_closed_with_its_stream(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[str] = []
+
+    async def stream_file(path: Path, offset: int) -> AsyncIterator[bytes]:
+        try:
+            yield b"first"
+            yield b"second"
+        finally:
+            closed.append(path.name)
+
+    async def abandon() -> None:
+        stream = _unless_withdrawn(post.spool.instruction(ID), 0)
+        assert await anext(stream) == b"first"
+        await stream.aclose()
+        assert closed == ["instruction"]  # at once, not when it is collected
+
+    monkeypatch.setattr(rounds, "stream_file", stream_file)
+    asyncio.run(abandon())
 
 
 def test_an_instruction_is_streamed_from_any_chunk(post: Post, anna: RoundServiceStub) -> None:

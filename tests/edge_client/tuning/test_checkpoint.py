@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from offsite.edge_client.checkpoint import Binding, Checkpoint, Snapshot
-from offsite.secure.errors import DiskFullError
+from offsite.secure.errors import DiskFullError, MachineError
 
 NUMBERS = {"step": 3, "loss": 0.1 + 0.2, "best": float("inf")}
 TENSORS = {
@@ -79,6 +79,21 @@ def test_a_full_disk_leaves_the_checkpoint_before(
     found = checkpoint(tmp_path).load()
     assert found is not None and found.numbers == {"step": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["tuning.safetensors"]
+
+
+def test_what_the_system_refuses_is_an_error_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+        with pytest.raises(MachineError, match="Input/output error"):
+            checkpoint(tmp_path).save(Snapshot(NUMBERS, TENSORS))
+    assert list(tmp_path.iterdir()) == []
+    checkpoint(tmp_path).path.mkdir()  # cannot be read
+    assert checkpoint(tmp_path).load() is None
 
 
 def test_what_a_kill_left_half_written_is_replaced(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from offsite.edge_client.client_app import (
     build_client_app,
 )
 from offsite.edge_client.data import DataReport, read_data
+from offsite.edge_client.task import StaleReleaseError
 from offsite.emulator.adapters.adapter import AdapterKind, AdapterSpec, make_adapter
 from offsite.emulator.bundle.bundle import Bundle
 from offsite.emulator.bundle.manifest import ReleaseFacts
@@ -227,8 +228,13 @@ def test_what_is_not_to_be_obeyed_is_refused_before_anything_is_loaded(
     late = instruction(replace(plan, deadline_unix_s=NOW - 1), adapter)[0]
     refuses(app, late, ExpiredError, "deadline passed")
     other_release = instruction(replace(plan, bundle_sha256="cd" * 32), adapter)[0]
-    refuses(app, other_release, PeerError, "expected the release .* fetch the release again")
+    refuses(
+        app, other_release, StaleReleaseError, "expected the release .* fetch the release again"
+    )
     name = next(iter(adapter))
+    other_adapter = {key: value for key, value in adapter.items() if key != name}
+    other_release = instruction(replace(plan, bundle_sha256="cd" * 32), other_adapter)[0]
+    refuses(app, other_release, StaleReleaseError, "fetch the release again")
     changed = adapter | {name: adapter[name] + 1}
     refuses(app, instruction(plan, changed)[0], IntegrityError, "not the one that the plan names")
     missing = {key: value for key, value in adapter.items() if key != name}
@@ -262,6 +268,21 @@ def test_a_wish_to_stop_is_heard_between_steps(release: Release, tmp_path: Path)
     message, _ = instruction(plan_for(release), release.adapter)
     with pytest.raises(KeyboardInterrupt):
         call(app_for(release, tmp_path, Listener(between_steps=stop)), message)
+
+
+def test_no_status_tells_where_files_lie(
+    release: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every status may go to the coordinator with the pulse."""
+    monkeypatch.setattr(tuning, "CHECKPOINT_S", 0.0)
+    monkeypatch.setattr(tuning, "CHECKPOINT_SHARE", float("inf"))
+    (tmp_path / "round" / f"{CHECKPOINT_NAME}.part").mkdir(parents=True)  # no checkpoint can be
+    statuses: list[str] = []
+    app = app_for(release, tmp_path, Listener(status=statuses.append))
+    message, digest = instruction(plan_for(release), release.adapter)
+    assert opened(release, call(app, message, tmp_path / "round"), digest).metrics["steps"] == 4
+    assert tuning.NO_CHECKPOINT in statuses
+    assert not any(str(tmp_path) in text or "/" in text for text in statuses)
 
 
 def test_a_bf16_round_keeps_fp32_updates(release: Release, tmp_path: Path) -> None:

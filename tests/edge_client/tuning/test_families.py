@@ -7,7 +7,7 @@ from tests.emulator.conftest import BLOCKS, FAMILIES
 from transformers import AutoModelForCausalLM
 
 from offsite.edge_client.batches import micro_batches
-from offsite.edge_client.logits import summed_loss
+from offsite.edge_client.loss import summed_loss
 from offsite.edge_client.task import Task
 from offsite.edge_client.tuning import tune
 from offsite.emulator.adapters.adapter import AdapterKind, AdapterSpec, make_adapter

@@ -17,7 +17,7 @@ from offsite.edge_client.data import (
     TextRow,
 )
 from offsite.edge_client.data_formats import Format
-from offsite.edge_client.tokens import Encoded, Encoding, Ending, digest, encode
+from offsite.edge_client.tokens import Encoded, Encoding, digest, encode
 from offsite.emulator.questions import Question
 from offsite.emulator.scoring import score_choices
 from offsite.secure.errors import ConfigError
@@ -76,19 +76,6 @@ def test_a_prompt_and_its_completion_are_encoded_as_scoring_encodes_them(
 def test_special_tokens_are_those_of_scoring() -> None:
     assert Encoding.for_model("gemma2", 10).special_tokens
     assert not Encoding.for_model("llama", 10).special_tokens
-
-
-def test_the_delimiter_can_be_left_out(tokenizer: PreTrainedTokenizerBase) -> None:
-    encoded = encode(pairs(("def f(", "x): return x")), tokenizer, Encoding(99, delimiter=""))
-    assert tokenizer.decode(encoded.examples[0].ids) == "def f(x): return x"
-
-
-def test_an_end_of_sequence_is_learnt_only_on_request(tokenizer: PreTrainedTokenizerBase) -> None:
-    for data in (pairs(("Sun:", "hot")), data_of(TextRow(1, "Sun: hot"))):
-        plain = encode(data, tokenizer, Encoding(99)).examples[0]
-        ended = encode(data, tokenizer, Encoding(99, ending=Ending.EOS)).examples[0]
-        assert ended.ids.tolist() == [*plain.ids.tolist(), tokenizer.eos_token_id]
-        assert ended.learnt[-1]
 
 
 def test_every_token_of_a_text_but_the_first_is_learnt(tokenizer: PreTrainedTokenizerBase) -> None:

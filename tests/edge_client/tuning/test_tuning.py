@@ -15,10 +15,10 @@ from offsite.edge_client import tuning
 from offsite.edge_client.attention import attention_for
 from offsite.edge_client.batches import micro_batches
 from offsite.edge_client.checkpoint import Binding, Checkpoint
-from offsite.edge_client.logits import summed_loss
-from offsite.edge_client.outcome import Tuned
+from offsite.edge_client.loss import summed_loss
+from offsite.edge_client.outcome import TuningOutcome
 from offsite.edge_client.task import Task, learning_rate
-from offsite.edge_client.tuning import Callbacks, tune
+from offsite.edge_client.tuning import NO_CHECKPOINT, Callbacks, tune
 from offsite.emulator.rounds.plan import ComputeDtype, TuningSettings
 from offsite.secure.errors import ConfigError, DiskFullError, MachineError
 
@@ -56,7 +56,7 @@ def run(
     dtype: torch.dtype = torch.float32,
     checkpoint: Checkpoint | None = None,
     callbacks: Callbacks | None = None,
-) -> Tuned:
+) -> TuningOutcome:
     model = make_model(family).to(dtype)
     parameters = last_block(model)
     base = values_of(parameters)
@@ -64,7 +64,7 @@ def run(
     return tune(model, parameters, base, EXAMPLES, task, checkpoint=checkpoint, callbacks=callbacks)
 
 
-def assert_equal(a: Tuned, b: Tuned) -> None:
+def assert_equal(a: TuningOutcome, b: TuningOutcome) -> None:
     """The same, bit for bit, but for the time it took."""
     assert a.delta.keys() == b.delta.keys()
     for name, change in a.delta.items():
@@ -411,15 +411,22 @@ def test_a_damaged_checkpoint_is_not_used(tmp_path: Path, damage: Callable[[byte
 
 
 @pytest.mark.usefixtures("eager")
-def test_a_full_disk_does_not_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [DiskFullError, MachineError])
+def test_a_full_disk_does_not_end_the_run_and_is_told_without_a_path(
+    kind: type[MachineError],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     def refuse(checkpoint: Checkpoint, snapshot: object) -> None:
-        raise DiskFullError("no room")
+        raise kind(f"{checkpoint.path}: no room")
 
     monkeypatch.setattr(Checkpoint, "save", refuse)
     statuses: list[str] = []
     callbacks = Callbacks(status=statuses.append)
     assert run(checkpoint=checkpoint_in(tmp_path), callbacks=callbacks).metrics.steps == 6
-    assert statuses == ["no room"] * 5
+    assert statuses == [NO_CHECKPOINT] * 5 and "/" not in NO_CHECKPOINT
+    assert str(tmp_path) in caplog.text  # the owner's own log says where
 
 
 def test_the_random_state_of_the_process_is_left_alone() -> None:

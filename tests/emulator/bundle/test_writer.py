@@ -16,9 +16,10 @@ from offsite.emulator.bundle.bundle import Bundle
 from offsite.emulator.bundle.chunks import ChunkedFile
 from offsite.emulator.bundle.manifest import Manifest, ReleaseFacts
 from offsite.emulator.bundle.reader import open_bundle
+from offsite.emulator.bundle.stated import stated_manifest
 from offsite.emulator.bundle.writer import Contents, write_bundle
 from offsite.emulator.schema import spec_of
-from offsite.secure.errors import ConfigError, DiskFullError, IntegrityError
+from offsite.secure.errors import ConfigError, DiskFullError, IntegrityError, MachineError
 from offsite.secure.identity import IdentityKey
 
 Release = Callable[..., Path]
@@ -56,7 +57,6 @@ def test_the_manifest_round_trips(
     assert Manifest.from_bytes(manifest.to_bytes()) == manifest
     on_disk = sum(len(data) for name, data in files_of(pristine).items() if "manifest" not in name)
     assert manifest.bundle_bytes == on_disk
-    assert manifest.file("config.json").num_chunks == 1
 
 
 @pytest.mark.parametrize("kind", ["contents", "whole_block_contents"])
@@ -221,6 +221,27 @@ def test_a_kill_between_the_two_renames_loses_nothing(
         release(release_version=8)
     assert files_of(folder) == files_of(pristine)
     assert not folder.with_name("other.partial").exists()
+
+
+def test_what_the_system_refuses_is_an_error_of_ours(
+    release: Release, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def write(self: ChunkedFile, data: bytes) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(ChunkedFile, "write", write)
+    with pytest.raises(MachineError, match="Input/output error"):
+        release()
+    assert not list(tmp_path.glob("other*"))
+
+
+def test_what_a_release_says_of_itself(pristine: Path, facts: ReleaseFacts, tmp_path: Path) -> None:
+    manifest = stated_manifest(pristine)
+    assert manifest is not None and manifest.facts == facts
+    assert stated_manifest(tmp_path) is None
+    (tmp_path / "manifest.envelope").write_bytes(b"damaged")
+    with pytest.raises(IntegrityError, match="the release there is damaged"):
+        stated_manifest(tmp_path)
 
 
 @pytest.mark.parametrize(

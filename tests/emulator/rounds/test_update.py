@@ -106,7 +106,7 @@ def test_an_update_sealed_to_another_coordinator_does_not_open() -> None:
 
 @pytest.mark.parametrize("examples", [101, 10**9])
 def test_more_examples_than_allowed_are_refused(examples: int) -> None:
-    with pytest.raises(PeerError, match=f"expected 1 to 100 examples, found {examples}"):
+    with pytest.raises(PeerError, match=f"an integer from 1 to 100, found {examples}"):
         open_update(_seal(num_examples=examples), SEALING, TERMS)
 
 
@@ -152,18 +152,19 @@ def _with_header(change: Callable[[dict[str, object]], object], tensors: bytes |
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda h: h.update(num_examples=0), "expected 1 to 100 examples"),
-        (lambda h: h.update(num_examples=2.5), "expected 1 to 100 examples"),
-        (lambda h: h.update(num_examples=True), "expected 1 to 100 examples"),
+        (lambda h: h.update(num_examples=0), "expected an integer from 1 to 100"),
+        (lambda h: h.update(num_examples=2.5), "expected an integer from 1 to 100"),
+        (lambda h: h.update(num_examples=True), "expected an integer from 1 to 100"),
         (lambda h: h.update(client_id="bob"), "names client 'bob'"),
         (lambda h: h.update(plan_sha256="00" * 32), "names plan"),
         (lambda h: h.update(metrics=[]), "metrics"),
-        (lambda h: h.update(metrics={"loss": float("nan")}), "metric 'loss' is nan"),
-        (lambda h: h.update(metrics={"loss": 10**400}), "metric 'loss' is 1000"),
-        (lambda h: h.update(metrics={"loss": "low"}), "metric 'loss' is 'low'"),
-        (lambda h: h.update(metrics={str(i): 1 for i in range(65)}), "at most 64 metrics"),
-        (lambda h: h.update(more=1), "malformed"),
-        (lambda h: h.pop("metrics"), "malformed"),
+        (lambda h: h.update(metrics={"loss": float("nan")}), "strict JSON, found the number NaN"),
+        (lambda h: h.update(metrics={"loss": 10**400}), "loss: expected a number .*found 1000"),
+        (lambda h: h.update(metrics={"loss": "low"}), "loss: expected a number .*found 'low'"),
+        (lambda h: h.update(metrics={str(i): 1 for i in range(65)}), "an object of at most 64"),
+        (lambda h: h.update(metrics={"\x1b[2J": 1}), "printable characters"),
+        (lambda h: h.update(more=1), "unknown field 'more'"),
+        (lambda h: h.pop("metrics"), "the field 'metrics', found none"),
         (lambda h: h.update(tensors_bytes=1), "bytes of tensors"),
         (lambda h: h.update(tensors_sha256="00" * 32), "not those that were signed"),
     ],
@@ -173,6 +174,18 @@ def test_a_signed_header_that_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(PeerError, match=f"update of alice: .*{said}"):
         open_update(_with_header(change), SEALING, TERMS)
+
+
+def test_a_header_that_names_a_field_twice_is_refused() -> None:
+    """Two readers could disagree about which of them was signed for."""
+    plain = tensors_to_bytes(_delta())
+    twice = b'{"client_id":"alice","client_id":"alice"}'
+    signed = envelopes.to_bytes(envelopes.sign(updates.UPDATE_TYPE, twice, CLIENT))
+    context = updates._context(PLAN, "alice")
+    body = len(signed).to_bytes(4, "big") + signed + plain
+    data = context + seal(SEALING.public_bytes, body, context)
+    with pytest.raises(PeerError, match="a key that occurs twice"):
+        open_update(data, SEALING, TERMS)
 
 
 def test_tensors_swapped_behind_the_signature_are_refused() -> None:

@@ -20,20 +20,26 @@ class Invitation:
 
 
 def invite_client(root: Path, invitation: Invitation, terminal: Terminal) -> None:
-    """Makes a token; it is shown once and not stored."""
+    """Makes a token; it is shown once, or written where `out` says, and not stored."""
     name, hours, out = invitation.name, invitation.hours, invitation.out
     with open_workspace(root, exclusive=False) as workspace:
         authority = Authority(workspace.keys, workspace.store)
+        rejoins = authority.is_member(name)
         address = invitation.address or workspace.address
         token = authority.invite(name, address, hours * 3600).to_text()
-    if out is not None:
-        write_atomic(out, f"{token}\n".encode())
-    terminal.note(
-        f"one-time token for {name}, valid {hours:g} h; hand it over on a channel you trust: "
-        f"whoever uses it first becomes {name}"
-    )
-    shown = token if out is None else f"written to {out}"
-    terminal.result(shown, {"client": name, "token": token, "hours": hours})
+    terminal.note(f"one-time token for {name}, valid {hours:g} h; {_advice(name, rejoins)}")
+    document: dict[str, object] = {"client": name, "hours": hours, "address": address}
+    if out is None:
+        terminal.result(token, {**document, "token": token})
+        return
+    write_atomic(out, f"{token}\n".encode())
+    terminal.result(f"written to {out}", {**document, "out": str(out)})
+
+
+def _advice(name: str, rejoins: bool) -> str:
+    if rejoins:
+        return f"{name} is a client already: only the state folder it joined with can use it"
+    return f"hand it over on a channel you trust: whoever uses it first becomes {name}"
 
 
 def revoke_client(root: Path, name: str, reason: str, terminal: Terminal) -> None:

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Group
+from rich.text import Text
 from transformers import PreTrainedModel
 
-from offsite.coordinator.commands.emulate import release_of
-from offsite.coordinator.evaluation import evaluate
-from offsite.coordinator.models import DTYPES, adapter_of, load_model, load_questions
-from offsite.coordinator.records import result_of
+from offsite.coordinator.evaluation import Questions, evaluate
+from offsite.coordinator.owner_inputs import DTYPES, adapter_of, load_model, load_questions
+from offsite.coordinator.release import stored_release
 from offsite.coordinator.workspace import Workspace, open_workspace
+from offsite.coordinator.workspace_campaign import result_of
 from offsite.emulator.base_model import load_tokenizer
 from offsite.emulator.terminal import Terminal
 from offsite.secure.errors import ConfigError
@@ -26,8 +27,9 @@ def evaluate_table(
         path = questions or config.gate.questions
         if path is None:
             raise ConfigError("no questions: give --questions FILE or set gate.questions")
+        kind = Questions.GATE if _is_gate(path, config.gate.questions) else Questions.UNSEEN
         asked = load_questions(path, limit)
-        bundle = release_of(workspace)
+        bundle = stored_release(workspace)
         result = result_of(workspace, bundle)
         emulator = bundle.load_emulator(DTYPES[config.model.dtype])
         assert isinstance(emulator, PreTrainedModel)
@@ -45,13 +47,18 @@ def evaluate_table(
             )
         document = found.to_json() | {
             "questions": str(path),
+            "questions_are_gate": kind is Questions.GATE,
             "released": result.released,
             "reason": result.reason,
             "bundle_bytes": bundle.manifest.bundle_bytes,
             "update_bytes": _update_bytes(workspace, result.campaign_id),
             "evaluation_seconds": round(time.monotonic() - started, 1),
         }
-    terminal.result(Group(found.to_table(), result.reason), document)
+    terminal.result(Group(found.to_table(kind), Text(result.reason)), document)
+
+
+def _is_gate(path: Path, gate: Path | None) -> bool:
+    return gate is not None and path.resolve() == gate.resolve()
 
 
 def _update_bytes(workspace: Workspace, campaign_id: int) -> int:

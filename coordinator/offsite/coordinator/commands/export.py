@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from offsite.coordinator.commands.emulate import release_of
 from offsite.coordinator.export.checkpoint import export_adapter, export_merged
 from offsite.coordinator.export.low_rank import LowRankOptions
 from offsite.coordinator.export.peft_adapter import PeftExport, export_peft
 from offsite.coordinator.export.tuned import Tuned
-from offsite.coordinator.models import adapter_of, gate_of, load_model
-from offsite.coordinator.records import result_of
+from offsite.coordinator.owner_inputs import adapter_of, gate_of, load_model
+from offsite.coordinator.release import stored_release
 from offsite.coordinator.workspace import open_workspace
+from offsite.coordinator.workspace_campaign import result_of
 from offsite.emulator.base_model import load_tokenizer
 from offsite.emulator.terminal import Terminal
 from offsite.secure.errors import PolicyError
@@ -32,7 +32,7 @@ def export_result(
     """
     options = LowRankOptions(rank=rank)
     with open_workspace(root, overrides, exclusive=True) as workspace:
-        bundle = release_of(workspace)
+        bundle = stored_release(workspace)
         result = result_of(workspace, bundle)
         if not result.released:
             raise PolicyError(f"{result.reason}; nothing was exported")
@@ -49,9 +49,8 @@ def export_result(
         terminal.note("writing the adapter, the merged checkpoint and the PEFT adapter")
         export_adapter(folder / "adapter", tuned)
         export_merged(folder / "merged", tuned)
-        peft = export_peft(
-            folder / "peft", tuned, options, gate_of(workspace.config, bundle, model)
-        )
+        gate = gate_of(workspace.config, bundle, model, terminal.progress)
+        peft = export_peft(folder / "peft", tuned, options, gate)
     terminal.result(_text(folder, peft), {"export": str(folder), "peft": asdict(peft)})
 
 

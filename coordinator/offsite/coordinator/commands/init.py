@@ -2,16 +2,19 @@
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from offsite.coordinator.addresses import check_reachable
 from offsite.coordinator.config import CoordinatorConfig
-from offsite.coordinator.keys import create_keys
+from offsite.coordinator.keys import Keys, create_keys
 from offsite.coordinator.state import StateFolder
 from offsite.coordinator.workspace import absolute_paths
 from offsite.emulator.durable import write_atomic
 from offsite.emulator.settings import load_settings, render_toml
 from offsite.emulator.terminal import Terminal
+from offsite.secure.errors import ConfigError
 
 HEADER = """# Settings of this coordinator. Paths are relative to this file. Any of them can be overridden
 # for one command with `--set SECTION.KEY=VALUE`. An unknown key is an error.
@@ -20,28 +23,46 @@ HEADER = """# Settings of this coordinator. Paths are relative to this file. Any
 
 
 def init_state(root: Path, overrides: Sequence[str], terminal: Terminal) -> None:
-    """Makes the folder, or nothing when a setting is wrong."""
+    """Makes the folder, or nothing when a setting is wrong or something fails on the way."""
     config = absolute_paths(load_settings(CoordinatorConfig, None, overrides))
-    existed = root.exists()
-    try:
-        with StateFolder.create(root) as state:
-            keys = create_keys(state, time.time())
-            write_atomic(state.config, (HEADER + render_toml(config)).encode())
-    except OSError:
-        if not existed:
-            shutil.rmtree(root, ignore_errors=True)
-        raise
+    with _undone_on_failure(root), StateFolder.create(root) as state:
+        keys = create_keys(state, time.time())
+        write_atomic(state.config, (HEADER + render_toml(config)).encode())
+    _hint_at_address(config, terminal)
     text = (
         f"{root}: keys and {state.config.name} written\n"
         f"directory key {keys.authority.public.short}, "
         f"coordinator key {keys.coordinator.public.short}\n"
         f"next: look at {state.config}, then `coordinator emulate --state {root}`"
     )
-    terminal.result(
-        text,
-        {
-            "state": str(root),
-            "directory_key": keys.authority.public.fingerprint.hex(),
-            "coordinator_key": keys.coordinator.public.fingerprint.hex(),
-        },
-    )
+    terminal.result(text, _document(root, keys))
+
+
+def _hint_at_address(config: CoordinatorConfig, terminal: Terminal) -> None:
+    """Said now, because it stops `invite` later."""
+    try:
+        check_reachable(config.server.advertise or config.server.listen)
+    except ConfigError as error:
+        terminal.note(f"before you invite: {error}")
+
+
+def _document(root: Path, keys: Keys) -> dict[str, object]:
+    return {
+        "state": str(root),
+        "directory_key": keys.authority.public.fingerprint.hex(),
+        "coordinator_key": keys.coordinator.public.fingerprint.hex(),
+    }
+
+
+@contextmanager
+def _undone_on_failure(root: Path) -> Iterator[None]:
+    """Whatever fails inside leaves the folder as it was, so that `init` can be run again."""
+    existed, had_keys = root.exists(), (root / "keys").exists()
+    try:
+        yield
+    except BaseException:
+        if not existed:
+            shutil.rmtree(root, ignore_errors=True)
+        elif not had_keys:
+            shutil.rmtree(root / "keys", ignore_errors=True)
+        raise

@@ -3,7 +3,7 @@
 (1) open the state folder under its lock; verify the release
 (2) serve enrolment, the release and the messages of the rounds
 (3) run the campaign, or go on with the one that was interrupted
-(4) tell the edges that it ended, write the report, stop
+(4) write the report, tell the edges that it ended or failed, stop
 """
 
 import json
@@ -16,25 +16,26 @@ from pathlib import Path
 from offsite.coordinator.authority import Authority
 from offsite.coordinator.campaign import run_campaign
 from offsite.coordinator.campaign_parts import Campaign, CoordinatorKeys, Member
-from offsite.coordinator.campaign_record import CampaignResult
-from offsite.coordinator.commands.emulate import release_of
+from offsite.coordinator.campaign_record import CampaignRecord, CampaignResult
 from offsite.coordinator.gatekeeper import Gatekeeper
 from offsite.coordinator.grid import GrpcGrid
 from offsite.coordinator.keys import ServerCertificate
-from offsite.coordinator.mailbox import CampaignStatus, Mailbox
-from offsite.coordinator.models import gate_of, load_model
-from offsite.coordinator.records import record_of
+from offsite.coordinator.mailbox import CampaignStatus, Mailbox, Phase
+from offsite.coordinator.owner_inputs import gate_of, load_model
+from offsite.coordinator.release import current_release
 from offsite.coordinator.service.artefacts import ArtefactService
 from offsite.coordinator.service.enrolment import EnrolmentService
 from offsite.coordinator.service.rounds import RoundService
 from offsite.coordinator.service.server import RunningServer, ServerTls, start_server
 from offsite.coordinator.spool import Spool
 from offsite.coordinator.workspace import Workspace, open_workspace
+from offsite.coordinator.workspace_campaign import record_of
 from offsite.emulator.bundle.bundle import Bundle
 from offsite.emulator.durable import write_atomic
 from offsite.emulator.settings import to_tables
 from offsite.emulator.terminal import Terminal
 from offsite.secure.directory import Role, Status
+from offsite.secure.errors import OffsiteError
 from offsite.secure.names import node_id
 from offsite.secure.sealing import SealingKey
 from offsite.v1.artefacts_pb2_grpc import add_ArtefactServiceServicer_to_server
@@ -46,11 +47,16 @@ FAREWELL_S = 30.0
 
 
 def serve_campaign(root: Path, overrides: Sequence[str], stay: bool, terminal: Terminal) -> None:
-    """Serves until the campaign has ended; with `stay`, until it is interrupted."""
+    """Serves until the campaign has ended; with `stay`, until it is interrupted.
+
+    Raises:
+        ConfigError: there is no release, or it has expired.
+        TransportError: the campaign failed; the edges were told.
+    """
     _log_to(terminal)
     with open_workspace(root, overrides, exclusive=True) as workspace:
         # (1) The release.
-        bundle = release_of(workspace)
+        bundle = current_release(workspace)
         # (2) The service.
         authority = Authority(workspace.keys, workspace.store)
         mailbox = Mailbox(workspace.store, Spool(workspace.state.spool))
@@ -59,7 +65,15 @@ def serve_campaign(root: Path, overrides: Sequence[str], stay: bool, terminal: T
             terminal.note(f"serving release {bundle.digest.hex()[:16]} on {host}:{server.port}")
             # (3) The rounds.
             started = time.time()
-            result = _run(workspace, bundle, authority, mailbox)
+            campaign = _campaign(workspace, bundle, authority, mailbox, terminal)
+            try:
+                result = run_campaign(campaign)
+            except OffsiteError as error:
+                # (4) The end, if it is one: whatever else stops a run, the next one goes on.
+                if mailbox.status.phase is Phase.FAILED:
+                    _write_report(workspace, _result_so_far(campaign.record), str(error))
+                    _say_farewell(workspace, mailbox, started)
+                raise
             # (4) The end.
             report = _write_report(workspace, result)
             terminal.result(result.reason, report)
@@ -88,21 +102,24 @@ def _start(workspace: Workspace, authority: Authority, mailbox: Mailbox) -> Runn
     )
 
 
-def _run(
-    workspace: Workspace, bundle: Bundle, authority: Authority, mailbox: Mailbox
-) -> CampaignResult:
+def _campaign(
+    workspace: Workspace,
+    bundle: Bundle,
+    authority: Authority,
+    mailbox: Mailbox,
+    terminal: Terminal,
+) -> Campaign:
     keys, record = workspace.keys, record_of(workspace, bundle)
     model = load_model(workspace.config, bundle)
     campaign_id = record.open(time.time()).campaign_id
-    campaign = Campaign(
+    return Campaign(
         record=record,
         keys=CoordinatorKeys(keys.coordinator, SealingKey.from_seed(keys.sealing_seed)),
         grid=GrpcGrid(mailbox, workspace.store, campaign_id),
         members=lambda: members_of(authority),
-        gate=gate_of(workspace.config, bundle, model),
+        gate=gate_of(workspace.config, bundle, model, terminal.progress),
         announce=lambda phase, reason: mailbox.set_status(CampaignStatus(phase, reason)),
     )
-    return run_campaign(campaign)
 
 
 def members_of(authority: Authority) -> Mapping[int, Member]:
@@ -114,10 +131,19 @@ def members_of(authority: Authority) -> Mapping[int, Member]:
     }
 
 
-def _write_report(workspace: Workspace, result: CampaignResult) -> dict[str, object]:
-    """The result with the settings that led to it, beside the state."""
+def _result_so_far(record: CampaignRecord) -> CampaignResult:
+    row = record.store.current()
+    assert row is not None  # the campaign that has just failed
+    return record.result(row)
+
+
+def _write_report(
+    workspace: Workspace, result: CampaignResult, failure: str | None = None
+) -> dict[str, object]:
+    """The result, or what there is of it, with the settings that led to it, beside the state."""
     report: dict[str, object] = {
         "campaign": result.campaign_id,
+        "failure": failure,
         "released": result.released,
         "best_round": result.standing.best_round,
         "gate_full": result.standing.baseline,

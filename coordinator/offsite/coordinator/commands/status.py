@@ -1,17 +1,22 @@
-"""`coordinator status`: release, clients, invitations and rounds as the database has them."""
+"""`coordinator status`: release, clients, invitations and rounds as the database has them.
+
+Rule: what a client says of itself is shown as it is, never interpreted: no markup, no escapes.
+"""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from offsite.coordinator.store import Store
 from offsite.coordinator.tables.campaigns import CampaignRow
 from offsite.coordinator.workspace import open_workspace
-from offsite.emulator.bundle.manifest import MANIFEST_NAME, Manifest
+from offsite.emulator.bundle.stated import stated_manifest
+from offsite.emulator.printable import printable
 from offsite.emulator.terminal import Terminal
-from offsite.secure.envelope import from_bytes
 
 Rows = list[dict[str, object]]
 ROUND_COLUMNS = (
@@ -39,14 +44,13 @@ def show_status(root: Path, terminal: Terminal) -> None:
             "invitations": _invitations(workspace.store),
             "rounds": _rounds(workspace.store, campaign),
         }
-    terminal.result(_render(document), document)
+    terminal.result(render(document), document)
 
 
 def _release(bundle: Path) -> dict[str, object] | None:
-    path = bundle / MANIFEST_NAME
-    if not path.exists():
+    manifest = stated_manifest(bundle)
+    if manifest is None:
         return None
-    manifest = Manifest.from_bytes(from_bytes(path.read_bytes()).payload)
     return {
         "version": manifest.facts.release_version,
         "base_model": manifest.facts.base_model,
@@ -96,15 +100,17 @@ def _rounds(store: Store, campaign: CampaignRow | None) -> Rows:
     ]
 
 
-def _render(document: dict[str, object]) -> RenderableType:
+def render(document: Mapping[str, object]) -> RenderableType:
+    """For a terminal."""
     parts: list[RenderableType] = []
     for name, value in document.items():
         if isinstance(value, dict):
-            parts.append(f"{name}: " + ", ".join(f"{k} {v}" for k, v in value.items() if v != ""))
+            shown = ", ".join(f"{k} {v}" for k, v in value.items() if v != "")
+            parts.append(Text(printable(f"{name}: {shown}")))
         elif isinstance(value, list) and value:
             parts.append(_round_table(value) if name == "rounds" else _table(name, value))
         else:
-            parts.append(f"{name}: none")
+            parts.append(Text(f"{name}: none"))
     return Group(*parts)
 
 
@@ -121,7 +127,7 @@ def _round_table(rows: Rows) -> Table:
     return _table("rounds", [{column: row.get(column) for column in ROUND_COLUMNS} for row in rows])
 
 
-def _cell(value: object) -> str:
+def _cell(value: object) -> Text:
     if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+        return Text("-")
+    return Text(printable(f"{value:.4g}" if isinstance(value, float) else str(value)))

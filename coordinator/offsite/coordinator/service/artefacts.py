@@ -10,6 +10,7 @@ process; the index follows the manifest file. A stream under way keeps the file 
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,13 +23,13 @@ from offsite.emulator.bundle.manifest import MANIFEST_NAME, Manifest
 from offsite.emulator.heap import keep_freed_buffers
 from offsite.secure.envelope import Envelope, from_bytes
 from offsite.secure.errors import PeerError, TransportError
+from offsite.secure.wire import to_wire
 from offsite.v1 import artefacts_pb2 as pb
 from offsite.v1 import artefacts_pb2_grpc as pb_grpc
-from offsite.v1.envelope_pb2 import SignedEnvelope
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class PublishedRelease:
     """The published manifest, and where the file of each digest lies."""
 
     envelope: Envelope
@@ -41,9 +42,9 @@ class ReleaseIndex:
     def __init__(self, folder: Path) -> None:
         self._folder: Final = folder
         self._stamp: tuple[int, int] | None = None
-        self._release: Release | None = None
+        self._release: PublishedRelease | None = None
 
-    def current(self) -> Release:
+    def current(self) -> PublishedRelease:
         """The release that is published now.
 
         Raises:
@@ -74,13 +75,13 @@ class ReleaseIndex:
         return path
 
 
-def _read(folder: Path) -> Release:
+def _read(folder: Path) -> PublishedRelease:
     envelope = from_bytes((folder / MANIFEST_NAME).read_bytes())
     files: dict[bytes, Path] = {}
     for entry in Manifest.from_bytes(envelope.payload).files:
         files[entry.sha256] = folder / entry.path
         files[entry.chunks_sha256] = folder / entry.chunks_path
-    return Release(envelope, files)
+    return PublishedRelease(envelope, files)
 
 
 class ArtefactService(pb_grpc.ArtefactServiceServicer):
@@ -97,15 +98,7 @@ class ArtefactService(pb_grpc.ArtefactServiceServicer):
     ) -> pb.GetReleaseResponse:
         caller()
         release = await asyncio.to_thread(self._index.current)
-        envelope = release.envelope
-        return pb.GetReleaseResponse(
-            manifest=SignedEnvelope(
-                payload_type=envelope.payload_type,
-                payload=envelope.payload,
-                key_id=envelope.key_id,
-                signature=envelope.signature,
-            )
-        )
+        return pb.GetReleaseResponse(manifest=to_wire(release.envelope))
 
     async def Fetch(
         self,
@@ -114,5 +107,6 @@ class ArtefactService(pb_grpc.ArtefactServiceServicer):
     ) -> AsyncIterator[pb.FetchResponse]:
         caller()
         path = await asyncio.to_thread(self._index.file, request.sha256)
-        async for data in stream_file(path, request.offset):
-            yield pb.FetchResponse(data=data)
+        async with aclosing(stream_file(path, request.offset)) as chunks:
+            async for data in chunks:
+                yield pb.FetchResponse(data=data)

@@ -7,7 +7,7 @@ import asyncio
 
 from offsite.coordinator.authority import Authority, Claim
 from offsite.coordinator.service.interceptor import caller
-from offsite.secure.envelope import Envelope
+from offsite.secure.wire import to_wire
 from offsite.v1.enrolment_pb2 import (
     ChallengeRequest,
     ChallengeResponse,
@@ -19,7 +19,6 @@ from offsite.v1.enrolment_pb2 import (
     RenewResponse,
 )
 from offsite.v1.enrolment_pb2_grpc import EnrolmentServiceServicer
-from offsite.v1.envelope_pb2 import SignedEnvelope
 
 
 class EnrolmentService(EnrolmentServiceServicer):
@@ -57,13 +56,3 @@ class EnrolmentService(EnrolmentServiceServicer):
     ) -> GetDirectoryResponse:
         signed = await asyncio.to_thread(self._authority.signed_directory)
         return GetDirectoryResponse(directory=to_wire(signed))
-
-
-def to_wire(signed: Envelope) -> SignedEnvelope:
-    """The envelope as its protobuf message."""
-    return SignedEnvelope(
-        payload_type=signed.payload_type,
-        payload=signed.payload,
-        key_id=signed.key_id,
-        signature=signed.signature,
-    )

@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 import grpc
 
 from offsite.secure.errors import (
+    ERROR_KEY,
     ConfigError,
     ExpiredError,
     IdentityError,
@@ -26,7 +27,6 @@ from offsite.secure.errors import (
     TransportError,
 )
 
-ERROR_KEY: Final = "offsite-error"
 PUBLIC_TEXT_CHARS: Final = 500
 
 BUSY_TEXT: Final = "the coordinator cannot do this now; try again later"
@@ -66,7 +66,8 @@ def public_status(error: Exception) -> PublicStatus:
             if isinstance(error, MachineError | ConfigError):
                 return PublicStatus(code, BUSY_TEXT, TransportError.__name__)
             return PublicStatus(code, str(error)[:PUBLIC_TEXT_CHARS], type(error).__name__)
-    return PublicStatus(grpc.StatusCode.INTERNAL, BUG_TEXT, OffsiteError.__name__)
+    # The edge tries again: a bug here is no reason to end its part in the campaign.
+    return PublicStatus(grpc.StatusCode.INTERNAL, BUG_TEXT, TransportError.__name__)
 
 
 @asynccontextmanager

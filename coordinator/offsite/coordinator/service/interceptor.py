@@ -10,8 +10,8 @@ role nothing. Nothing is cached, so a revocation acts at the next call, also on 
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from typing import Final, TypeAlias, TypeVar, cast
 
@@ -37,7 +37,8 @@ Context = grpc.aio.ServicerContext[Request, Response]
 # In quotes, because at run time the class takes no parameters.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Request, Response]"
 Answer = Callable[[Request, Context[Request, Response]], Awaitable[Response]]
-Stream = Callable[[Request, Context[Request, Response]], AsyncIterator[Response]]
+Stream = Callable[[Request, Context[Request, Response]], AsyncGenerator[Response, None]]
+Writer = Callable[[Request, Context[Request, Response]], Awaitable[None]]
 
 
 _peer: ContextVar[Peer] = ContextVar("offsite_peer")
@@ -95,13 +96,17 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
 
     def _guarded_stream(
         self, behaviour: Stream[Request, Response], method: str
-    ) -> Stream[Request, Response]:
-        async def stream(
-            request: Request, context: Context[Request, Response]
-        ) -> AsyncIterator[Response]:
-            async with translated(context, method), self._admitted(context, method):
-                async for response in behaviour(request, context):
-                    yield response
+    ) -> Writer[Request, Response]:
+        # Writes instead of yielding: a client that leaves cancels it here, and everything below is
+        # closed at once, while nobody would close a generator.
+        async def stream(request: Request, context: Context[Request, Response]) -> None:
+            async with (
+                translated(context, method),
+                self._admitted(context, method),
+                aclosing(behaviour(request, context)) as responses,
+            ):
+                async for response in responses:
+                    await context.write(response)
 
         return stream
 

@@ -7,7 +7,8 @@ after a cut takes over from the stream that it lost, even before the dead connec
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from contextlib import aclosing
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -68,8 +69,9 @@ class RoundService(pb_grpc.RoundServiceServicer):
         context: "grpc.aio.ServicerContext[pb.FetchMessageRequest, pb.FetchMessageResponse]",
     ) -> AsyncIterator[pb.FetchMessageResponse]:
         path = await asyncio.to_thread(self._mailbox.instruction_path, caller(), request.message_id)
-        async for data in _unless_withdrawn(path, request.offset):
-            yield pb.FetchMessageResponse(data=data)
+        async with aclosing(_unless_withdrawn(path, request.offset)) as chunks:
+            async for data in chunks:
+                yield pb.FetchMessageResponse(data=data)
 
     async def GetUpload(
         self,
@@ -183,10 +185,11 @@ async def _next(requests: AsyncIterator[pb.UploadRequest]) -> pb.UploadRequest |
         ) from None
 
 
-async def _unless_withdrawn(path: Path, offset: int) -> AsyncIterator[bytes]:
+async def _unless_withdrawn(path: Path, offset: int) -> AsyncGenerator[bytes, None]:
     try:
-        async for data in stream_file(path, offset):
-            yield data
+        async with aclosing(stream_file(path, offset)) as chunks:
+            async for data in chunks:
+                yield data
     except FileNotFoundError:
         raise PeerError("the message was withdrawn: wait for the next instruction") from None
 

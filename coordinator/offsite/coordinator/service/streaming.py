@@ -7,7 +7,7 @@ the pace.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Final
 
@@ -17,10 +17,11 @@ from offsite.secure.errors import IntegrityError, PeerError
 _BLOCK_CHUNKS: Final = 8
 
 
-async def stream_file(path: Path, offset: int) -> AsyncIterator[bytes]:
+async def stream_file(path: Path, offset: int) -> AsyncGenerator[bytes, None]:
     """Yields the bytes of a file from `offset` in chunks of `limits.CHUNK_BYTES`.
 
-    The file is opened once: one that is replaced or erased meanwhile is streamed to its end.
+    The file is opened once: one that is replaced or erased meanwhile is streamed to its end. It is
+    closed when the generator is, so whoever may stop early wraps it in `aclosing`.
 
     Raises:
         PeerError: the offset is neither a multiple of the chunk size nor the size of the file.

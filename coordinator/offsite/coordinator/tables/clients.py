@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Final
 
 from offsite.coordinator.tables.database import Database
+from offsite.emulator.printable import printable
 from offsite.secure import names
 
 STATUS_CHARS: Final = 200
@@ -70,10 +71,6 @@ class ClientTable:
         row = self._database.row("SELECT * FROM clients WHERE node_id = ?", node_id)
         return None if row is None else _client(row)
 
-    def by_identity(self, identity_key: bytes) -> ClientRow | None:
-        row = self._database.row("SELECT * FROM clients WHERE identity_key = ?", identity_key)
-        return None if row is None else _client(row)
-
     def all(self) -> list[ClientRow]:
         """Every client, by name."""
         return [_client(row) for row in self._database.rows("SELECT * FROM clients ORDER BY 1")]
@@ -117,7 +114,7 @@ class ClientTable:
         self._database.execute(
             "UPDATE clients SET last_seen_unix_s = ?, doing = ? WHERE client_id = ?",
             now_unix_s,
-            doing[:STATUS_CHARS],
+            printable(doing[:STATUS_CHARS]),
             client_id,
         )
 

@@ -91,6 +91,10 @@ class MessageTable:
             "DELETE FROM messages WHERE run_id = ? AND group_id = ?", run_id, group_id
         )
 
+    def delete_run(self, run_id: int) -> None:
+        """Withdraws every message of a campaign that was given up."""
+        self._database.execute("DELETE FROM messages WHERE run_id = ?", run_id)
+
     def _select(self, condition: str, *values: str | int) -> list[MessageRow]:
         found = self._database.rows(
             f"SELECT * FROM messages WHERE {condition} ORDER BY created_unix_s, rowid", *values

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import grpc
 
+from offsite.edge_client.bars import Bars
 from offsite.edge_client.channel import open_channel
 from offsite.edge_client.client_app import Listener, Machine, Member, build_client_app
-from offsite.edge_client.data import Data, read_data
+from offsite.edge_client.data import Data, DataReport, read_data
 from offsite.edge_client.enrol import enrol, is_renewal_due, refresh_directory, renew_if_due
 from offsite.edge_client.fetch import Source, fetch_release
 from offsite.edge_client.outcome import TuningMetrics
@@ -23,12 +24,11 @@ from offsite.edge_client.pulse import Pulse
 from offsite.edge_client.state import EdgeState, Membership
 from offsite.edge_client.worker import CampaignEnd, Ears, Edge, Ending, run_worker
 from offsite.emulator.bundle.bundle import Bundle
-from offsite.emulator.bundle.manifest import MANIFEST_NAME, Manifest
 from offsite.emulator.bundle.report import describe, render
+from offsite.emulator.durable import machine_errors
 from offsite.emulator.rounds.plan import RoundPlan
 from offsite.emulator.terminal import Terminal
-from offsite.secure.envelope import from_bytes
-from offsite.secure.errors import TransportError
+from offsite.secure.errors import ConfigError, TransportError
 from offsite.secure.identity import IdentityPublicKey
 from offsite.secure.token import JoinToken
 
@@ -56,15 +56,15 @@ def join_campaign(request: JoinRequest, terminal: Terminal) -> None:
     token = JoinToken.parse(_token_text(request.token))
     # (1) The data.
     data = read_data(request.data)
-    for line in data.report.lines():
-        terminal.note(line)
+    rows = _RowNotes(terminal)
+    rows.note(data.report)
     with EdgeState.open(request.state) as state:
         _log_into(state)
         # (2) The membership.
         membership = enrol(token, state)
         terminal.note(f"joined as {membership.client_id}, coordinator at {membership.address}")
         # (3) and (4), on a new channel whenever the certificate was renewed.
-        session = _Session(state, membership, data, request.threads, terminal)
+        session = _Session(state, membership, data, request.threads, terminal, rows)
         if request.inspect_only:
             session.inspect()
             return
@@ -88,20 +88,21 @@ class _Session:
     data: Data
     threads: int
     terminal: Terminal
+    rows: "_RowNotes"
 
     def inspect(self) -> None:
         """Fetches and shows the release."""
-        with self._channel() as channel:
+        with self._channel() as channel, Bars(self.terminal) as bars:
             coordinator_key = self._coordinator_key(channel)
-            bundle = self._fetch(channel, coordinator_key)
+            bundle = self._fetch(channel, coordinator_key, bars)
         document = describe(bundle, time.time(), coordinator_key)
         self.terminal.result(render(document), document)
 
     def work(self) -> CampaignEnd | None:
-        """Rounds until the campaign ends; None when the certificate is due for renewal."""
-        with self._channel() as channel:
+        """Rounds until the campaign ends; None for a new certificate or another release."""
+        with self._channel() as channel, Bars(self.terminal) as bars:
             coordinator_key = self._coordinator_key(channel)
-            bundle = self._fetch(channel, coordinator_key)
+            bundle = self._fetch(channel, coordinator_key, bars)
             pulse = Pulse(channel)
             client_id = self.membership.client_id
             app = build_client_app(
@@ -109,7 +110,7 @@ class _Session:
                 self.data,
                 Member(client_id, self.state.identity_key(), coordinator_key),
                 self.state.rounds,
-                listener=_listener(pulse, self.terminal),
+                listener=_listener(pulse, self.terminal, self.rows),
                 machine=Machine(threads=self.threads),
             )
             edge = Edge(
@@ -117,7 +118,11 @@ class _Session:
                 client_id=client_id,
                 rounds=self.state.rounds,
                 pulse=pulse,
-                ears=Ears(self.terminal.note),
+                ears=Ears(
+                    self.terminal.note,
+                    receiving=bars.bar("receiving the instruction"),
+                    sending=bars.bar("sending the update"),
+                ),
                 pause_due=lambda: is_renewal_due(self.state),
             )
             return run_worker(edge, app)
@@ -129,25 +134,38 @@ class _Session:
     def _coordinator_key(self, channel: grpc.Channel) -> IdentityPublicKey:
         return refresh_directory(channel, self.state).coordinator().identity_key
 
-    def _fetch(self, channel: grpc.Channel, coordinator_key: IdentityPublicKey) -> Bundle:
-        terminal, folder = self.terminal, self.state.bundle
-        source = Source(channel, coordinator_key, time.time(), expected_base=_known_base(folder))
-        with terminal.progress("fetching bytes") as report, terminal.progress("checking") as check:
-            bundle = fetch_release(source, folder, report=report, report_check=check)
+    def _fetch(
+        self, channel: grpc.Channel, coordinator_key: IdentityPublicKey, bars: Bars
+    ) -> Bundle:
+        bundle = fetch_release(
+            Source(channel, coordinator_key, time.time()),
+            self.state.bundle,
+            report=bars.bar("fetching bytes"),
+            report_check=bars.bar("checking"),
+        )
         facts = bundle.manifest.facts
-        terminal.note(
+        self.terminal.note(
             f"release {facts.release_version} of {facts.base_model}, "
             f"{bundle.manifest.bundle_bytes} bytes, verified"
         )
         return bundle
 
 
-def _known_base(bundle: Path) -> str | None:
-    """The base model of the release that was fetched before: a later one must be of the same."""
-    path = bundle / MANIFEST_NAME
-    if not path.exists():
-        return None
-    return Manifest.from_bytes(from_bytes(path.read_bytes()).payload).facts.base_fingerprint
+class _RowNotes:
+    """Says what became of the rows, and again when encoding them for a model changed that."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self._terminal = terminal
+        self._lines: list[str] = []
+
+    def note(self, report: DataReport) -> None:
+        """Nothing is said twice."""
+        lines = report.lines()
+        if lines == self._lines:
+            return
+        self._lines = lines
+        for line in lines:
+            self._terminal.note(line)
 
 
 def _token_text(given: str) -> str:
@@ -155,7 +173,10 @@ def _token_text(given: str) -> str:
     path = Path(given)
     if given.startswith("offsite1.") or not _is_file(path):
         return given.strip()
-    return path.read_text(encoding="utf-8").strip()
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: expected a file that holds a join token: {error}") from error
 
 
 def _is_file(path: Path) -> bool:
@@ -167,7 +188,8 @@ def _is_file(path: Path) -> bool:
 
 def _log_into(state: EdgeState) -> None:
     """Details of what fails stay on this machine, in `edge.log`."""
-    handler = logging.FileHandler(state.log, encoding="utf-8")
+    with machine_errors(state.log):
+        handler = logging.FileHandler(state.log, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logger = logging.getLogger("offsite")
     logger.setLevel(logging.INFO)
@@ -175,7 +197,7 @@ def _log_into(state: EdgeState) -> None:
     logger.propagate = False
 
 
-def _listener(pulse: Pulse, terminal: Terminal) -> Listener:
+def _listener(pulse: Pulse, terminal: Terminal, rows: _RowNotes) -> Listener:
     """Tells the person what happens here, and the coordinator no more than a few words."""
 
     def status(text: str) -> None:
@@ -197,4 +219,10 @@ def _listener(pulse: Pulse, terminal: Terminal) -> Listener:
             f"{metrics.first_loss:.3f} to {metrics.last_loss:.3f}"
         )
 
-    return Listener(status=status, progress=progress, tuned=tuned, between_steps=pulse.check)
+    return Listener(
+        status=status,
+        progress=progress,
+        data=rows.note,
+        tuned=tuned,
+        between_steps=pulse.check,
+    )

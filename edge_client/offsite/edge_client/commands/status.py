@@ -1,15 +1,14 @@
-"""`edge-client status`: who this edge is, what it fetched, what it is working on."""
+"""`edge-client status`: who this edge is, what it fetched, works on and has returned."""
 
 import time
 from pathlib import Path
 
 from offsite.edge_client.inbox import Inbox
 from offsite.edge_client.state import EdgeState
-from offsite.emulator.bundle.manifest import MANIFEST_NAME, Manifest
+from offsite.emulator.bundle.stated import stated_manifest
 from offsite.emulator.terminal import Terminal
 from offsite.secure.certificates import validity_unix_s
-from offsite.secure.envelope import from_bytes
-from offsite.secure.errors import ConfigError
+from offsite.secure.errors import ConfigError, IntegrityError
 
 DAY_S = 24 * 3600
 
@@ -25,7 +24,7 @@ def show_status(root: Path, terminal: Terminal) -> None:
 
 
 def _document(state: EdgeState) -> dict[str, object]:
-    membership, now = state.membership(), time.time()
+    membership, now, inbox = state.membership(), time.time(), Inbox(state.rounds)
     directory = state.directory(now)
     coordinator = directory.coordinator().identity_key
     days = (validity_unix_s(state.tls_pem())[1] - now) / DAY_S
@@ -37,14 +36,18 @@ def _document(state: EdgeState) -> dict[str, object]:
         "directory_version": directory.version,
         "certificate_days_left": round(days, 1),
         "release": _release(state.bundle),
-        "updates_not_yet_sent": len(Inbox(state.rounds).unsent()),
-        "rounds_under_way": sum(path.is_dir() for path in state.rounds.iterdir()),
+        "replies_acknowledged": inbox.returned(),
+        "updates_not_yet_sent": len(inbox.unsent()),
+        "rounds_under_way": inbox.under_way(),
     }
 
 
 def _release(bundle: Path) -> str:
-    path = bundle / MANIFEST_NAME
-    if not path.exists():
+    try:
+        manifest = stated_manifest(bundle)
+    except IntegrityError:
+        return "damaged; the next `edge-client join` fetches it again"
+    if manifest is None:
         return "none"
-    facts = Manifest.from_bytes(from_bytes(path.read_bytes()).payload).facts
+    facts = manifest.facts
     return f"version {facts.release_version} of {facts.base_model}"

@@ -84,7 +84,7 @@ class ReleaseFacts:
     base_fingerprint: str  # hexadecimal SHA-256 of the full model's weights
     method: str
     ratio: float  # share of the middle's parameters that was kept
-    provenance: JsonObject  # how it was made, and what was measured: fidelity, leak
+    provenance: JsonObject  # how it was made, and what was measured: what is shipped, leak
 
 
 @dataclass(frozen=True, slots=True)

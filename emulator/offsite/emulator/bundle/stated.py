@@ -8,7 +8,7 @@ from pathlib import Path
 
 from offsite.emulator.bundle.files import ENVELOPE_BYTES
 from offsite.emulator.bundle.manifest import MANIFEST_NAME, Manifest
-from offsite.emulator.durable import machine_error
+from offsite.emulator.durable import unreadable
 from offsite.secure.envelope import from_bytes
 from offsite.secure.errors import IntegrityError, PeerError
 
@@ -27,7 +27,7 @@ def stated_manifest(folder: Path) -> Manifest | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise machine_error(path, error) from error
+        raise unreadable(path, error) from error
     try:
         return Manifest.from_bytes(from_bytes(data).payload)
     except PeerError as error:

@@ -18,6 +18,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 __all__ = [  # `Run` is what `Grid.run` returns
+    "CLIENT_APP_RAISED",
     "SERVER_NODE_ID",
     "Run",
     "assign_message_id",
@@ -27,6 +28,8 @@ __all__ = [  # `Run` is what `Grid.run` returns
     "set_task_identity",
 ]
 
+CLIENT_APP_RAISED = 2
+"""Flower's code for an exception in a client's code."""
 SERVER_NODE_ID = 1
 """Flower's number for the server's own node."""
 TASK_ID = 1

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from offsite.coordinator.config import CoordinatorConfig
-from offsite.coordinator.plug_in import ModelGate
+from offsite.coordinator.plug_in import ModelGate, Progress, unseen
 from offsite.emulator.adapters.adapter import Adapter, make_adapter
 from offsite.emulator.base_model import fingerprint, load_base_model, load_tokenizer
 from offsite.emulator.bundle.bundle import Bundle
@@ -42,8 +42,13 @@ def adapter_of(bundle: Bundle) -> Adapter:
     return make_adapter(bundle.manifest.adapter, bundle.manifest.layer_map)
 
 
-def gate_of(config: CoordinatorConfig, bundle: Bundle, model: PreTrainedModel) -> ModelGate | None:
-    """The gate; None where no questions are configured."""
+def gate_of(
+    config: CoordinatorConfig,
+    bundle: Bundle,
+    model: PreTrainedModel,
+    progress: Progress = unseen,
+) -> ModelGate | None:
+    """The gate, whose every scoring shows its progress; None where no questions are configured."""
     if config.gate.questions is None:
         return None
     return ModelGate(
@@ -52,6 +57,7 @@ def gate_of(config: CoordinatorConfig, bundle: Bundle, model: PreTrainedModel) -
         adapter=adapter_of(bundle),
         questions=load_questions(config.gate.questions, config.gate.limit),
         batch_tokens=config.gate.batch_tokens,
+        progress=progress,
     )
 
 

@@ -1,0 +1,131 @@
+"""What `edge-client join` says to the person, and to the coordinator."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import pytest
+from tests.tiny import save_tokenizer
+
+from offsite.edge_client.bars import Bars
+from offsite.edge_client.commands.inspect import inspect_bundle
+from offsite.edge_client.commands.join import _listener, _RowNotes, _token_text
+from offsite.edge_client.commands.status import show_status
+from offsite.edge_client.data import Data, read_data
+from offsite.edge_client.pulse import Pulse
+from offsite.edge_client.tokens import Encoding, encode
+from offsite.emulator.progress import Report
+from offsite.emulator.terminal import Terminal
+from offsite.secure.errors import ConfigError
+
+
+@dataclass
+class Screen:
+    """A terminal that remembers lines, and what was done to which bar."""
+
+    lines: list[str] = field(default_factory=list)
+    bars: list[str] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+    @contextmanager
+    def progress(self, label: str) -> Iterator[Report]:
+        self.bars.append(f"open {label}")
+        try:
+            yield lambda done, total: self.bars.append(f"{done} of {total}")
+        finally:
+            self.bars.append(f"close {label}")
+
+
+@dataclass
+class Told:
+    """A pulse that remembers what it says."""
+
+    texts: list[str] = field(default_factory=list)
+
+    def say(self, text: str) -> None:
+        self.texts.append(text)
+
+    def check(self) -> None:
+        pass
+
+
+@pytest.fixture
+def screen() -> Screen:
+    return Screen()
+
+
+@pytest.fixture
+def terminal(screen: Screen) -> Terminal:
+    return cast(Terminal, screen)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Data:
+    """Rows of which one is too long and one is not usable."""
+    rows = [{"text": "a b c"}, {"text": "the plants grow " * 40}, {"text": ""}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return read_data(path)
+
+
+def test_what_encoding_does_to_the_rows_is_said_once(
+    data: Data, screen: Screen, terminal: Terminal, tmp_path: Path
+) -> None:
+    rows, told = _RowNotes(terminal), Told()
+    rows.note(data.report)
+    before = list(screen.lines)
+    assert before[0].startswith("rows.jsonl: 3 rows, 2 kept, 1 unusable")
+    listener = _listener(cast(Pulse, told), terminal, rows)
+    encoded = encode(data, save_tokenizer(tmp_path / "tokenizer"), Encoding(16))
+    listener.data(encoded.report)
+    added = screen.lines[len(before) :]
+    assert "1 texts are longer than the limit and were split" in added
+    for _ in range(2):
+        listener.data(encoded.report)  # the next rounds
+    assert screen.lines == before + added
+    assert told.texts == []  # the coordinator is told nothing of the rows
+
+
+def test_bars_come_one_after_the_other(screen: Screen, terminal: Terminal) -> None:
+    with Bars(terminal) as bars:
+        fetching, checking = bars.bar("fetching"), bars.bar("checking")
+        checking(1, 9)  # what is there turns out to be damaged
+        for done in (0, 2, 5, 5):  # whoever is done may say so again
+            fetching(done, 5)
+        checking(9, 9)
+    assert screen.bars == [
+        *("open checking", "1 of 9", "close checking"),
+        *("open fetching", "0 of 5", "2 of 5", "5 of 5", "close fetching"),
+        *("open checking", "9 of 9", "close checking"),
+    ]
+
+
+def test_an_error_closes_the_bar(screen: Screen, terminal: Terminal) -> None:
+    with pytest.raises(KeyError), Bars(terminal) as bars:
+        bars.bar("sending")(1, 9)
+        raise KeyError
+    assert screen.bars[-1] == "close sending"
+
+
+def test_a_token_comes_as_text_or_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("offsite1.abc\n")
+    assert _token_text(str(tmp_path / "token")) == "offsite1.abc"
+    assert _token_text(" offsite1.abc ") == "offsite1.abc"
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="expected a file that holds a join token"):
+        _token_text(str(tmp_path / "binary"))
+
+
+def test_commands_that_only_look_make_no_folder(terminal: Terminal, tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ConfigError, match="has not joined"):
+        show_status(tmp_path / "other", terminal)
+    with pytest.raises(ConfigError, match="has not joined"):
+        inspect_bundle(tmp_path / "bundle", tmp_path / "other", terminal)
+    assert list((tmp_path / "other").iterdir()) == []
