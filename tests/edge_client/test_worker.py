@@ -24,7 +24,6 @@ from offsite.edge_client import worker
 from offsite.edge_client.inbox import Inbox, fetch_instruction
 from offsite.edge_client.pulse import Pulse
 from offsite.edge_client.resume import Persistence
-from offsite.edge_client.task import StaleReleaseError
 from offsite.edge_client.upload import Reply, upload_reply
 from offsite.edge_client.worker import Ears, Edge, Ending, run_worker
 from offsite.emulator.rounds.messages import message_from_bytes
@@ -35,6 +34,7 @@ from offsite.secure.errors import (
     IdentityError,
     IntegrityError,
     PeerError,
+    StaleReleaseError,
 )
 from offsite.secure.names import node_id
 from offsite.v1 import rounds_pb2 as pb

@@ -24,7 +24,7 @@ from offsite.edge_client.checkpoint import Binding, Checkpoint
 from offsite.edge_client.data import Data, DataReport
 from offsite.edge_client.inbox import ROUND_FOLDER
 from offsite.edge_client.outcome import TuningMetrics, TuningOutcome
-from offsite.edge_client.task import StaleReleaseError, Task
+from offsite.edge_client.task import Task
 from offsite.edge_client.tuning import Callbacks, tune
 from offsite.edge_client.workbench import Workbench
 from offsite.emulator.bundle.bundle import Bundle
@@ -33,7 +33,7 @@ from offsite.emulator.progress import Report, silent
 from offsite.emulator.rounds.instruction import read_adapter, read_plan, reply_content
 from offsite.emulator.rounds.plan import RoundPlan, SignedPlan
 from offsite.emulator.rounds.update import seal_update
-from offsite.secure.errors import ExpiredError
+from offsite.secure.errors import ExpiredError, StaleReleaseError
 from offsite.secure.identity import IdentityKey, IdentityPublicKey
 
 CHECKPOINT_NAME = "tuning.safetensors"

@@ -10,11 +10,6 @@ import math
 from dataclasses import dataclass
 
 from offsite.emulator.rounds.plan import TuningSettings
-from offsite.secure.errors import PeerError
-
-
-class StaleReleaseError(PeerError):
-    """A plan of our coordinator is for another release than the one at hand: fetch, then obey."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,14 +31,19 @@ from offsite.edge_client.inbox import ROUND_FOLDER, Inbox, fetch_instruction
 from offsite.edge_client.pulse import OVER, Pulse
 from offsite.edge_client.resume import WORKER_RETRIES, Persistence
 from offsite.edge_client.state import LAPSED
-from offsite.edge_client.task import StaleReleaseError
 from offsite.edge_client.upload import Reply, upload_reply
 from offsite.emulator.durable import write_atomic
 from offsite.emulator.progress import Report, silent
 from offsite.emulator.rounds.flower_internals import CLIENT_APP_RAISED
 from offsite.emulator.rounds.messages import message_from_bytes, message_to_bytes
 from offsite.secure import limits
-from offsite.secure.errors import ExpiredError, IdentityError, PeerError, PolicyError
+from offsite.secure.errors import (
+    ExpiredError,
+    IdentityError,
+    PeerError,
+    PolicyError,
+    StaleReleaseError,
+)
 from offsite.secure.names import node_id
 from offsite.v1 import rounds_pb2 as pb
 from offsite.v1 import rounds_pb2_grpc as pb_grpc

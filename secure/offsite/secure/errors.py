@@ -74,6 +74,10 @@ class IdentityError(PeerError):
     """Peer, claimed identity and directory entry do not agree, or the entry is revoked."""
 
 
+class StaleReleaseError(PeerError):
+    """A plan of our coordinator is for another release than the one at hand: fetch, then obey."""
+
+
 class StateLockedError(MachineError):
     """Another process uses the same state folder."""
 

@@ -21,7 +21,6 @@ from offsite.edge_client.client_app import (
     build_client_app,
 )
 from offsite.edge_client.data import DataReport, read_data
-from offsite.edge_client.task import StaleReleaseError
 from offsite.emulator.adapters.adapter import AdapterKind, AdapterSpec, make_adapter
 from offsite.emulator.bundle.bundle import Bundle
 from offsite.emulator.bundle.manifest import ReleaseFacts
@@ -49,6 +48,7 @@ from offsite.secure.errors import (
     OffsiteError,
     PeerError,
     SignatureError,
+    StaleReleaseError,
 )
 from offsite.secure.identity import IdentityKey
 from offsite.secure.sealing import SealingKey

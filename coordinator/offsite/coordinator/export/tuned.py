@@ -5,7 +5,6 @@ Every export is made in a folder beside its destination and renamed when it is w
 and, where something was left out, how much of the gain is still there.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from offsite.emulator.adapters.adapter import Adapter
-from offsite.emulator.durable import machine_error
+from offsite.emulator.durable import machine_error, sha256_of
 from offsite.emulator.rounds.instruction import adapter_digest
 from offsite.secure.errors import ConfigError
 
@@ -69,7 +68,9 @@ def _may_be_replaced(destination: Path) -> bool:
 
 def describe(folder: Path, tuned: Tuned, form: str, details: Mapping[str, object]) -> None:
     """Write `offsite.json` and `README.md`; call it last, the files' digests are taken here."""
-    files = {path.name: _sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
+    files = {
+        path.name: sha256_of(path).hex() for path in sorted(folder.iterdir()) if path.is_file()
+    }
     description = {
         "form": form,
         "base_model": tuned.base_name,
@@ -100,8 +101,3 @@ def _show(value: object) -> str:
     if isinstance(value, list | tuple):
         return f"{len(value)} ({', '.join(map(str, value[:8]))}{', …' if len(value) > 8 else ''})"
     return "none" if value is None else str(value)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
