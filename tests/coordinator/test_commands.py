@@ -82,8 +82,11 @@ def test_the_readmes_words_lead_to_a_token_that_names_a_reachable_address(
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:7443", "[::]:7443", "127.0.0.1:0"])
-def test_no_token_names_an_address_that_cannot_be_dialled(tmp_path: Path, listen: str) -> None:
-    made = run("init", "--listen", listen, "--state", str(tmp_path / "state"))
+def test_no_token_names_an_address_that_cannot_be_dialled(
+    inputs: Path, tmp_path: Path, listen: str
+) -> None:
+    model = ("--model", str(inputs / "mine"))
+    made = run("init", *model, "--listen", listen, "--state", str(tmp_path / "state"))
     assert "before you invite: edges cannot dial" in made.stderr
     with pytest.raises(ConfigError, match=r"server\.advertise"):
         run("invite", "a", "--state", str(tmp_path / "state"))
@@ -91,9 +94,10 @@ def test_no_token_names_an_address_that_cannot_be_dialled(tmp_path: Path, listen
 
 @pytest.mark.parametrize("existed", [False, True])
 def test_an_init_that_failed_can_be_run_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, existed: bool
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, existed: bool
 ) -> None:
     root = tmp_path / "state"
+    words = ("init", "--model", str(inputs / "mine"), "--state", str(root))
     if existed:
         root.mkdir()
 
@@ -103,15 +107,29 @@ def test_an_init_that_failed_can_be_run_again(
     with monkeypatch.context() as patched:
         patched.setattr(init, "write_atomic", fail)
         with pytest.raises(MachineError):
-            run("init", "--state", str(root))
+            run(*words)
     assert root.exists() is existed and not (root / "keys").exists()
-    assert run("init", "--state", str(root)).exit_code == 0
+    assert run(*words).exit_code == 0
 
 
-def test_a_second_init_leaves_the_first_alone(state: Path) -> None:
+def test_an_init_without_its_inputs_makes_nothing(tmp_path: Path) -> None:
+    root = tmp_path / "state"
+    with pytest.raises(ConfigError, match=r"model\.path.*--model.*gate\.questions"):
+        run("init", "--model", "nowhere", "--gate", "nowhere.jsonl", "--state", str(root))
+    assert not root.exists()
+
+
+def test_no_invitation_is_made_when_its_token_cannot_be_written(state: Path) -> None:
+    with pytest.raises(ConfigError, match="a folder that exists"):
+        run("invite", "a", "--out", "nowhere/a.token", "--state", str(state))
+    with Store(state / "coordinator.sqlite") as store:
+        assert store.invites.all() == []
+
+
+def test_a_second_init_leaves_the_first_alone(inputs: Path, state: Path) -> None:
     key = (state / "keys" / "authority.key").read_bytes()
     with pytest.raises(ConfigError, match="already holds a coordinator"):
-        run("init", "--state", str(state))
+        run("init", "--model", str(inputs / "mine"), "--state", str(state))
     assert (state / "keys" / "authority.key").read_bytes() == key
 
 
@@ -242,6 +260,48 @@ def test_a_campaign_that_failed_is_announced_and_reported(
     report = json.loads((state / "reports" / "campaign-1.json").read_text())
     assert told == [Phase.FAILED]
     assert report["failure"] == "round 1: too few in 3 attempts" and report["released"] is False
+
+
+def test_what_fails_is_one_line_on_the_terminal_and_a_traceback_in_the_owners_log(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(campaign: Campaign) -> None:
+        try:
+            raise ValueError("the cause")
+        except ValueError:
+            logging.getLogger("offsite.test").exception("a call\nfailed")
+        raise KeyError("the end")
+
+    monkeypatch.setattr(serve, "run_campaign", fail)
+    log = state / "serve.log"
+    log.touch(0o644)
+    shown: list[str] = []
+    monkeypatch.setattr(serve.Terminal, "note", lambda self, text: shown.append(text))
+    with pytest.raises(KeyError, match="the end"):
+        run("serve", "--set", "server.listen=127.0.0.1:0", "--state", str(state))
+    assert f"a call\nfailed; {log} says why" in shown  # `note` itself makes it one line
+    assert not any("Traceback" in text or "the cause" in text for text in shown)
+    text = log.read_text()
+    assert "ERROR offsite.test a call failed\n" in text
+    assert "ValueError: the cause" in text and "KeyError: 'the end'" in text
+    assert text.count("Traceback") == 2
+    assert log.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_full_log_makes_room_for_the_next(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(campaign: Campaign) -> None:
+        for number in range(100):
+            logging.getLogger("offsite.test").info("line %d", number)
+        raise TransportError("over")
+
+    monkeypatch.setattr(serve, "run_campaign", fail)
+    monkeypatch.setattr(serve, "LOG_BYTES", 1000)
+    with pytest.raises(TransportError):
+        run("serve", "--set", "server.listen=127.0.0.1:0", "--state", str(state))
+    logs = sorted(state.glob("serve.log*"))
+    assert [path.name for path in logs] == ["serve.log", "serve.log.1"]
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in logs)
+    assert logs[1].stat().st_size <= 1000
 
 
 def test_a_run_that_was_stopped_by_the_machine_says_no_farewell(

@@ -1,5 +1,6 @@
 """Flower's Grid on the mailbox: durable, and sceptical about what replies say of themselves."""
 
+import errno
 import hashlib
 import threading
 from pathlib import Path
@@ -13,7 +14,7 @@ from tests.loopback import Post
 from offsite.coordinator.grid import PRESENCE_S, GrpcGrid
 from offsite.coordinator.spool import ReplyFile
 from offsite.emulator.rounds.messages import message_from_bytes, message_to_bytes
-from offsite.secure.errors import ConfigError
+from offsite.secure.errors import ConfigError, MachineError
 from offsite.secure.names import node_id
 
 ANNA, BEN = node_id("anna"), node_id("ben")
@@ -185,3 +186,19 @@ def test_replies_are_read_one_by_one(post: Post, grid: GrpcGrid) -> None:
     assert next(replies).metadata.src_node_id == ANNA
     grid.close("1.1")
     assert list(replies) == []  # nobody had read it yet
+
+
+def test_a_reply_that_the_disk_does_not_give_is_this_machines_fault(
+    post: Post, grid: GrpcGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = list(grid.push_messages([instruction(grid, ANNA)]))
+    answer(post, "anna")
+
+    def refused(path: Path) -> bytes:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refused)
+        with pytest.raises(MachineError, match="cannot read .*Too many open files"):
+            list(grid.pull_messages(ids))
+    assert len(list(grid.pull_messages(ids))) == 1  # nothing was lost

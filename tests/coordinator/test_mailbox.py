@@ -82,6 +82,19 @@ def test_another_reply_is_refused_and_logged(post: Post, caplog: pytest.LogCaptu
     assert "client anna sent a second, different reply" in caplog.text
 
 
+@pytest.mark.parametrize("digest", [b"", bytes(31), bytes(500_000)])
+def test_what_cannot_be_a_digest_is_refused_and_never_logged(
+    post: Post, caplog: pytest.LogCaptureFixture, digest: bytes
+) -> None:
+    reply(post, b"done")
+    with (
+        caplog.at_level(logging.DEBUG),
+        pytest.raises(PeerError, match=f"32 bytes, found {len(digest)}$"),
+    ):
+        post.mailbox.stored_bytes("anna", ID, digest)
+    assert caplog.text == ""
+
+
 def test_no_reply_is_taken_past_the_deadline(post: Post) -> None:
     post.offset_s = DEADLINE_S + 5
     with pytest.raises(ExpiredError, match="goes on without it"):

@@ -84,6 +84,19 @@ def test_a_reply_that_was_killed_while_it_was_completed_is_taken_anew(
     assert spool.reply(ID).read_bytes() == DATA
 
 
+def test_the_same_digest_with_another_size_starts_anew(spool: Spool) -> None:
+    small = ReplyFile(ID, 2, promised().sha256)
+    with spool.open_upload(small, 0) as upload:
+        upload.write(DATA[:1])
+    with pytest.raises(PeerError, match="go on at byte 0, found 1"):
+        spool.open_upload(promised(), 1)
+    with spool.open_upload(promised(), 0) as upload:
+        assert spool.reply(ID).with_name("reply.part").stat().st_size == len(DATA)
+        upload.write(DATA)
+        upload.finish()
+    assert spool.reply(ID).read_bytes() == DATA
+
+
 def test_a_state_without_its_bytes_promises_nothing(spool: Spool) -> None:
     with spool.open_upload(promised(), 0) as upload:
         upload.write(DATA[:100])

@@ -295,6 +295,29 @@ def test_a_certificate_with_two_names_names_nobody() -> None:
     assert certificates.client_id_of(pem) is None
 
 
+def test_a_name_of_a_kind_that_cannot_be_read_names_nobody() -> None:
+    key = certificates.tls_key_from_seed(b"\x53" * 32)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "x")])
+    x400_address = bytes.fromhex("3004a3023000")  # the one element of a SAN: [3], empty
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(datetime.datetime(2025, 1, 1))
+        .not_valid_after(datetime.datetime(2035, 1, 1))
+        .add_extension(
+            x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, x400_address),
+            critical=False,
+        )
+        .sign(key, hashes.SHA256())
+    )
+    pem = certificate.public_bytes(serialization.Encoding.PEM)
+    assert certificates.spiffe_id_of(pem) is None
+    assert certificates.client_id_of(pem) is None
+
+
 def test_who_issued_a_certificate() -> None:
     cert = client_of(CA).cert_pem
     assert certificates.is_issued_by(cert, CA.cert_pem)

@@ -18,6 +18,7 @@ import math
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Final
 
 from flwr.app import Error, Message, Metadata, RecordDict
@@ -27,6 +28,7 @@ from offsite.coordinator.mailbox import Mailbox, Outgoing
 from offsite.coordinator.store import Store
 from offsite.coordinator.tables.clients import ClientStatus
 from offsite.coordinator.tables.messages import MessageRow
+from offsite.emulator.durable import unreadable
 from offsite.emulator.rounds.flower_internals import (
     SERVER_NODE_ID,
     Run,
@@ -114,12 +116,16 @@ class GrpcGrid(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """The replies that are there, read one by one; each can be pulled again until its round
-        is closed."""
+        is closed.
+
+        Raises:
+            MachineError: a reply that was accepted cannot be read.
+        """
         for message_id in message_ids:
             row = self._mailbox.get(message_id)
             path = None if row is None else self._mailbox.reply_path(row)
             if row is not None and path is not None:
-                yield _reply(row, path.read_bytes())
+                yield _reply(row, _read(path))
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -173,6 +179,13 @@ class GrpcGrid(Grid):
     def _any_open(self, message_ids: Iterable[str]) -> bool:
         rows = (self._mailbox.get(message_id) for message_id in message_ids)
         return any(row is not None and self._mailbox.is_open(row) for row in rows)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def _reply(row: MessageRow, data: bytes) -> Message:

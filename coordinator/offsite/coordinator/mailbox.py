@@ -27,7 +27,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from offsite.coordinator.spool import ReplyFile, Spool, Upload
+from offsite.coordinator.spool import ReplyFile, Spool, Upload, check_digest
 from offsite.coordinator.store import Store
 from offsite.coordinator.tables.messages import MessageRow
 from offsite.secure import limits
@@ -176,7 +176,8 @@ class Mailbox:
         """How many bytes of a reply are stored; None once it was accepted.
 
         Raises:
-            PeerError: no such message for this client, or it was answered differently.
+            PeerError: no such message for this client, it was answered differently, or the digest
+                is none.
             ExpiredError: the deadline has passed.
         """
         if self._check_answer(client_id, message_id, sha256):
@@ -242,6 +243,7 @@ class Mailbox:
 
     def _check_answer(self, client_id: str, message_id: str, sha256: bytes) -> bool:
         """Whether this very reply was accepted; raises if no reply like it can be any more."""
+        check_digest(sha256)
         row = self._addressed(client_id, message_id)
         if row.reply_sha256 == sha256:
             return True

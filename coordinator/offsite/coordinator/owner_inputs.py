@@ -20,7 +20,14 @@ DTYPES = {ComputeDtype.BFLOAT16: torch.bfloat16, ComputeDtype.FLOAT32: torch.flo
 
 
 def load_model(config: CoordinatorConfig, bundle: Bundle) -> PreTrainedModel:
-    """The full model in the configured dtype.
+    """The full model in the configured dtype; raises as `load_stored_model`."""
+    model = load_stored_model(config, bundle)
+    nn.Module.to(model, DTYPES[config.model.dtype])
+    return model
+
+
+def load_stored_model(config: CoordinatorConfig, bundle: Bundle) -> PreTrainedModel:
+    """The full model in the dtype it is stored in, without a rounding.
 
     Raises:
         ConfigError: it is not the model that the release was made of.
@@ -33,7 +40,6 @@ def load_model(config: CoordinatorConfig, bundle: Bundle) -> PreTrainedModel:
             f"({expected[:16]}), found another one ({found[:16]}); set model.path or run "
             "`coordinator emulate` again"
         )
-    nn.Module.to(model, DTYPES[config.model.dtype])
     return model
 
 

@@ -41,6 +41,16 @@ _STORED_AT = _STATE.size - _STORED.size
 _READ_BYTES = 4 * limits.MIB
 
 
+def check_digest(sha256: bytes) -> None:
+    """Refuses what cannot be a digest, before it is compared, stored or logged.
+
+    Raises:
+        PeerError: not 32 bytes.
+    """
+    if len(sha256) != 32:
+        raise PeerError(f"expected a SHA-256 of 32 bytes, found {len(sha256)}")
+
+
 @dataclass(frozen=True, slots=True)
 class ReplyFile:
     """Which bytes an upload promises."""
@@ -55,8 +65,7 @@ class ReplyFile:
                 f"expected a reply of 1 to {limits.ROUND_MESSAGE_BYTES} bytes, "
                 f"found {self.size_bytes}"
             )
-        if len(self.sha256) != 32:
-            raise PeerError(f"expected a SHA-256 of 32 bytes, found {len(self.sha256)}")
+        check_digest(self.sha256)
 
 
 @dataclass(slots=True)
@@ -154,8 +163,11 @@ class Spool:
             sync_folder(folder)
             sync_folder(self.folder)
 
-    def stored_bytes(self, message_id: str, sha256: bytes) -> int:
-        """How many bytes of the reply with this digest are stored and not yet complete."""
+    def stored_bytes(self, message_id: str, sha256: bytes, size_bytes: int | None = None) -> int:
+        """How many bytes of the reply with this digest are stored and not yet complete.
+
+        With `size_bytes`, only of one that promised this size: no more than that was reserved.
+        """
         folder = self._folder(message_id)
         try:
             with _explained(folder, 0):
@@ -164,7 +176,9 @@ class Spool:
         except (FileNotFoundError, struct.error):
             return 0
         # A power cut may leave the state and take its bytes.
-        return int(stored) if (found, size) == (sha256, reserved) else 0
+        if (found, size) != (sha256, reserved) or size_bytes not in (None, size):
+            return 0
+        return int(stored)
 
     def open_upload(self, file: ReplyFile, offset: int) -> Upload:
         """Opens a reply for writing at `offset`, which must be what is stored of it.
@@ -175,7 +189,7 @@ class Spool:
             FileNotFoundError: the message was erased meanwhile.
         """
         folder = self._folder(file.message_id)
-        stored = self.stored_bytes(file.message_id, file.sha256)
+        stored = self.stored_bytes(file.message_id, file.sha256, file.size_bytes)
         if offset != stored:
             raise PeerError(f"expected the upload to go on at byte {stored}, found {offset}")
         if stored == 0:

@@ -15,7 +15,7 @@ from filelock import FileLock
 from offsite.emulator.durable import (
     FOLDER_MODE,
     lock_folder,
-    machine_errors,
+    private_folder,
     unreadable,
     write_atomic,
 )
@@ -35,17 +35,25 @@ class StateFolder:
         if (root / "keys").exists():
             raise ConfigError(f"{root} already holds a coordinator; choose another folder")
         state = cls(root, None)
-        with machine_errors(root):
-            for folder in (root, state.keys, *state._data_folders()):
-                folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        for folder in (root, state.keys):
+            private_folder(folder)
         return cls.open(root)
 
     @classmethod
     def open(cls, root: Path, *, exclusive: bool = True) -> Self:
-        """Opens an initialised folder; StateLockedError if another process serves it."""
+        """Opens an initialised folder; to serve it, it must be this user's alone.
+
+        Raises:
+            StateLockedError: another process serves it.
+            ConfigError: it holds no coordinator, belongs to somebody else, or others can write it.
+        """
         if not (root / "keys").is_dir():
             raise ConfigError(f"no coordinator state in {root}; run `coordinator init` first")
-        state = cls(root, lock_folder(root) if exclusive else None)
+        state = cls(root, None)
+        if exclusive:
+            for folder in (root, state.keys):
+                private_folder(folder)
+            state._lock = lock_folder(root)
         for folder in state._data_folders():
             folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
         return state

@@ -2,8 +2,11 @@
 
 Notable: the coordinator is authenticated by the CA that the join token pinned plus one fixed name
 in its certificate, so its address may be any DNS name, forwarded port or IP. What the coordinator
-refused is raised here as the class that it raised there; whatever did not arrive is a
-TransportError, and only that is tried again (see `resume.py`).
+refused is raised here as the class that it raised there, if that class is about what was sent;
+whatever did not arrive is a TransportError, and only that is tried again (see `resume.py`).
+
+Rule: a peer never speaks for this machine or its user, so no MachineError or ConfigError of this
+side is ever the coordinator's doing.
 """
 
 from collections.abc import Iterator
@@ -19,17 +22,18 @@ from offsite.secure.errors import (
     IdentityError,
     OffsiteError,
     PeerError,
+    PolicyError,
     TransportError,
 )
 from offsite.secure.token import JoinToken
 
 KEEPALIVE_TIMEOUT_S: Final = 10.0
 
-# By name, as the coordinator sends them.
+# By name, as the coordinator may send them.
 _ERRORS: Final = {
     kind.__name__: kind
     for kind in vars(errors).values()
-    if isinstance(kind, type) and issubclass(kind, OffsiteError)
+    if isinstance(kind, type) and issubclass(kind, PeerError | PolicyError | TransportError)
 }
 _NOT_RETRIED: Final = {
     grpc.StatusCode.UNAUTHENTICATED: IdentityError,
@@ -80,6 +84,8 @@ def error_of(error: grpc.RpcError) -> OffsiteError:
     raised = dict(error.trailing_metadata() or ()).get(ERROR_KEY)
     if isinstance(raised, str) and raised in _ERRORS:
         return _ERRORS[raised](f"the coordinator answered: {details}")
+    if raised is not None:  # no class that the coordinator may choose
+        return TransportError(f"the coordinator could not answer: {details}")
     return _untold_error(error.code(), details)
 
 

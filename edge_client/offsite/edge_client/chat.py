@@ -7,6 +7,8 @@ Notable decisions:
   where the prefix with the generation prompt ends, and ends where the prefix with the turn ends,
   its end-of-turn token included. So the model learns to stop. A boundary in tokens is the length
   of the prefix encoded by itself, as lm-evaluation-harness does it.
+* The template comes from the coordinator, the rows do not: whatever a template raises makes the
+  row unusable and is told here only, so that no row can be asked about by failing on it.
 * A template may rewrite earlier turns (reasoning that is dropped, for one). Such a turn is not
   learnt; a row where no turn can be found is refused with the reason.
 """
@@ -15,12 +17,12 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import cast
 
-from jinja2 import TemplateError
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from offsite.edge_client.data import ASSISTANT, ChatMessage
 from offsite.secure.errors import ConfigError
 
+REASON_CHARS = 200
 _MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -47,11 +49,17 @@ def encode_chat(
             ids, learnt = _encode_marked(tokenizer, turns)
         else:
             ids, learnt = _encode_by_prefixes(tokenizer, turns)
-    except TemplateError as error:
-        raise ValueError(f"the chat template refuses the messages: {error}") from None
+    except Exception as error:  # noqa: BLE001 - a template can raise whatever Python can
+        raise ValueError(f"the chat template refuses the messages: {_reason(error)}") from None
     if not any(learnt):
         raise ValueError("the chat template shows no turn of the assistant as it was given")
     return ids, learnt
+
+
+def _reason(error: Exception) -> str:
+    """One short line: the text may be the template's own."""
+    text = str(error)[:REASON_CHARS] or type(error).__name__
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _has_markers(tokenizer: PreTrainedTokenizerBase) -> bool:

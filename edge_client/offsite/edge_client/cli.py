@@ -33,7 +33,13 @@ DEFAULT_STATE = Path("edge-state")
 
 @app.command(epilog=EXIT_CODES)
 def join(
-    token: Annotated[str, typer.Argument(help="Join token, or the path of a file that holds it.")],
+    token: Annotated[
+        str,
+        typer.Argument(
+            help="Join token, the path of a file that holds it, or - for a line of standard input; "
+            "a file or - keeps the token out of the list of processes."
+        ),
+    ],
     data: Annotated[Path, typer.Option(help="Your data: JSONL, CSV or Parquet.")],
     threads: Annotated[int, typer.Option(help="Threads for arithmetic (0: torch decides).")] = 0,
     inspect_only: Annotated[

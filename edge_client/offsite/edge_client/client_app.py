@@ -8,7 +8,8 @@ round to round. Only the sealed update leaves; the data, the tuned adapter and t
 run stay in the edge's folders. The app prints nothing and reports through callbacks.
 
 Rules: nothing is used before the plan's signature, deadline, release and adapter digest were
-checked; the update is bound to the plan's digest and thereby to its campaign, round and attempt (`tests/edge_client/tuning/test_client_app.py`).
+checked, nothing is obeyed that asks more of the machine than `EdgeLimits`, and no release serves
+longer than it is valid; the update is bound to the plan's digest and thereby to its campaign, round and attempt (`tests/edge_client/tuning/test_client_app.py`).
 """
 
 import time
@@ -22,6 +23,7 @@ from flwr.clientapp import ClientApp
 
 from offsite.edge_client.checkpoint import Binding, Checkpoint
 from offsite.edge_client.data import Data, DataReport
+from offsite.edge_client.edge_limits import EdgeLimits
 from offsite.edge_client.inbox import ROUND_FOLDER
 from offsite.edge_client.outcome import TuningMetrics, TuningOutcome
 from offsite.edge_client.task import Task
@@ -33,6 +35,7 @@ from offsite.emulator.progress import Report, silent
 from offsite.emulator.rounds.instruction import read_adapter, read_plan, reply_content
 from offsite.emulator.rounds.plan import RoundPlan, SignedPlan
 from offsite.emulator.rounds.update import seal_update
+from offsite.secure import limits
 from offsite.secure.errors import ExpiredError, StaleReleaseError
 from offsite.secure.identity import IdentityKey, IdentityPublicKey
 
@@ -69,6 +72,7 @@ class Machine:
 
     device: torch.device | None = None
     threads: int = 0
+    limits: EdgeLimits = EdgeLimits()
     clock: Callable[[], float] = time.time
 
 
@@ -90,7 +94,7 @@ def build_client_app(
         torch.set_num_threads(machine.threads)
     device = machine.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     workbench = Workbench(bundle, data, device, listener.status, listener.progress)
-    rounds = _Rounds(workbench, member, work_folder, listener, machine.clock)
+    rounds = _Rounds(workbench, member, work_folder, listener, machine.clock, machine.limits)
     app = ClientApp()
     app.train()(rounds.answer)
     return app
@@ -105,6 +109,7 @@ class _Rounds:
     work_folder: Path
     listener: Listener
     clock: Callable[[], float]
+    edge_limits: EdgeLimits
 
     def answer(self, message: Message, context: Context) -> Message:
         """The edge's part of one round.
@@ -112,6 +117,7 @@ class _Rounds:
         Raises:
             StaleReleaseError: it is for another release than the one of this app.
             PeerError: the instruction is not to be obeyed; nothing of it was used.
+            PolicyError: it asks more of this machine than the edge lends.
             ConfigError: no row is usable, or tuning came to nothing.
         """
         # (1) An instruction of our coordinator: in time, for this release, with this adapter.
@@ -125,14 +131,21 @@ class _Rounds:
         return Message(reply_content(sealed, tuned.metrics.examples), reply_to=message)
 
     def _check(self, message: Message) -> tuple[SignedPlan, dict[str, torch.Tensor]]:
-        bundle = self.workbench.bundle
-        signed = read_plan(message, self.member.coordinator_key, self.clock())
+        bundle, now_unix_s = self.workbench.bundle, self.clock()
+        signed = read_plan(message, self.member.coordinator_key, now_unix_s)
         plan = signed.plan
+        self.edge_limits.check(plan, now_unix_s)
         # Before the adapter, which is of the plan's release too and may have another schema.
         if plan.bundle_sha256 != bundle.digest.hex():
             raise StaleReleaseError(
                 f"round {plan.round}: expected the release {bundle.digest.hex()[:16]}, found a "
                 f"plan for {plan.bundle_sha256[:16]}; fetch the release again"
+            )
+        # The release was valid when it was fetched, which may be long ago.
+        if now_unix_s > bundle.manifest.facts.expires_unix_s + limits.CLOCK_SKEW_S:
+            raise ExpiredError(
+                f"round {plan.round}: the release has expired; expected a plan for one that is "
+                "valid: publish a new release"
             )
         return signed, read_adapter(message, signed, bundle.adapter_schema)
 

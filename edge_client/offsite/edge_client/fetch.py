@@ -11,6 +11,7 @@ Rules it enforces:
 * a cut is resumed at the last verified chunk; after a kill what lies on the disk is hashed again,
   because a file's length says nothing about its bytes;
 * one folder holds one release: when another one is published meanwhile, it starts anew;
+* a release never takes the last of a disk (`reserved_bytes`);
 * a full disk loses nothing, and the error says how many bytes are missing.
 
 Source: the client workflow of TUF 1.0, section 5.
@@ -53,6 +54,11 @@ from offsite.secure.wire import from_wire
 from offsite.v1 import artefacts_pb2 as pb
 from offsite.v1 import artefacts_pb2_grpc as pb_grpc
 
+RESERVED_SHARE: Final = 0.05
+"""Share of a disk that stays free, but at least `RESERVED_BYTES`."""
+RESERVED_BYTES: Final = 256 * limits.MIB
+RESERVED_SHARE_OF_TINY: Final = 0.1
+"""Never more than this share, so that a disk of less than 2.5 GiB can be used too."""
 RELEASES_SEEN: Final = 3
 """How many times a newer release may interrupt one fetch."""
 
@@ -179,7 +185,8 @@ def receive_files(
             meter.at(meter.done + len(digests))
             _receive_file(source, entry, incoming / entry.path, digests, meter)
     except DiskFullError as error:
-        free = shutil.disk_usage(incoming).free
+        disk = shutil.disk_usage(incoming)
+        free = max(disk.free - reserved_bytes(disk.total), 0)
         raise _no_room(incoming, meter.total - meter.done, free) from error
     sync_folder(incoming)
 
@@ -238,15 +245,22 @@ def _check_room(incoming: Path, manifest: Manifest) -> None:
         for name, size in ((entry.path, entry.size), (entry.chunks_path, entry.chunks_bytes))
         if (incoming / name).is_file()
     )
-    needed, free = manifest.bundle_bytes - here, shutil.disk_usage(incoming).free
+    disk = shutil.disk_usage(incoming)
+    needed, free = manifest.bundle_bytes - here, max(disk.free - reserved_bytes(disk.total), 0)
     if needed > free:
         raise _no_room(incoming, needed, free)
+
+
+def reserved_bytes(disk_bytes: int) -> int:
+    """What a release leaves free of a disk of this size."""
+    least = max(int(disk_bytes * RESERVED_SHARE), RESERVED_BYTES)
+    return min(least, int(disk_bytes * RESERVED_SHARE_OF_TINY))
 
 
 def _no_room(incoming: Path, needed: int, free: int) -> DiskFullError:
     return DiskFullError(
         f"expected room for {needed} more bytes of the release at {incoming.parent}, found {free} "
-        f"free: free at least {max(needed - free, 1)} bytes and run the same command again; what "
+        f"free beside the reserve of the disk: free at least {max(needed - free, 1)} bytes and run the same command again; what "
         "was fetched is kept"
     )
 

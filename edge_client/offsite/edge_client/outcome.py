@@ -9,6 +9,7 @@ import torch
 from offsite.secure.errors import ConfigError
 
 CURVE_POINTS = 32
+LOSS_DIGITS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,21 +32,19 @@ class TuningMetrics:
     stopped_early: bool
 
     def numbers(self) -> dict[str, float]:
-        """Return the figures that go into an update: finite numbers by name."""
-        figures = {
-            "steps": self.steps,
-            "examples": self.examples,
-            "examples-seen": self.examples_seen,
-            "tokens": self.tokens,
-            "learnt-tokens": self.learnt_tokens,
-            "seconds": self.seconds,
+        """Return the figures that go into an update: finite numbers by name.
+
+        No count of tokens and no time: the coordinator chooses template and tokenizer, so these
+        would measure the rows. Losses are rounded to `LOSS_DIGITS` for the same reason.
+        """
+        losses = {
             "first-loss": self.first_loss,
             "last-loss": self.last_loss,
             "validation-before": self.validation_before,
             "validation-after": self.validation_after,
-            "stopped-early": self.stopped_early,
         }
-        return {name: float(value) for name, value in figures.items() if value is not None}
+        told = {name: round(loss, LOSS_DIGITS) for name, loss in losses.items() if loss is not None}
+        return {"steps": float(self.steps), "examples": float(self.examples)} | told
 
 
 @dataclass(frozen=True, slots=True)

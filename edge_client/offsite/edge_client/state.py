@@ -14,13 +14,7 @@ from typing import Final, Self
 
 from filelock import FileLock
 
-from offsite.emulator.durable import (
-    FOLDER_MODE,
-    lock_folder,
-    machine_errors,
-    unreadable,
-    write_atomic,
-)
+from offsite.emulator.durable import lock_folder, private_folder, unreadable, write_atomic
 from offsite.secure import directory, envelope, names
 from offsite.secure.directory import Directory
 from offsite.secure.envelope import Envelope
@@ -77,12 +71,12 @@ class EdgeState:
 
         Raises:
             StateLockedError: another process works in it.
+            ConfigError: it belongs to somebody else, or others can write it.
         """
         state = cls(root, None)
         if exclusive:
-            with machine_errors(root):
-                for folder in (root, state.keys, state.rounds):
-                    folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+            for folder in (root, state.keys, state.rounds):
+                private_folder(folder)
             state._lock = lock_folder(root)
         return state
 

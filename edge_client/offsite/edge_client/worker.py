@@ -10,15 +10,17 @@ Rules it enforces:
 
 * a round that fails on this edge does not end it: the coordinator gets a Flower `Error` and the
   edge waits for the next instruction;
-* that error's text never quotes the data owner's rows, paths or settings; those stay in the log;
+* that error tells nothing of the data owner's rows, paths or settings; those stay in the log;
 * a reply that is too late is dropped, not sent again; an edge that was revoked stops;
 * a reply is dropped only after the coordinator answered this edge: one whose certificate has lapsed
   hears that something expired too, and keeps what it has;
+* a coordinator that answers at once, with nothing to do, is asked once a second at most;
 * an edge that hears of the campaign's end while it tunes sends nothing and ends.
 """
 
 import enum
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +52,12 @@ from offsite.v1 import rounds_pb2_grpc as pb_grpc
 
 TRIES_PER_MESSAGE: Final = 3
 """How often one instruction may be refused, or its reply, before the edge gives up."""
+
+FAILED_TEXT: Final = "the round failed on this edge; its log says why"
+"""All that the coordinator learns of an error that is about this edge."""
+
+LEAST_WAIT_S: Final = 1.0
+"""Time between two questions that were answered with nothing to do."""
 
 FETCHED_AGAIN: Final = "fetched-again"
 """Marks a message for which the release was fetched again."""
@@ -95,6 +103,9 @@ class Edge:
     persistence: Persistence = field(default_factory=lambda: Persistence(WORKER_RETRIES))
     pause_due: Callable[[], bool] = lambda: False
     """Asked between rounds; True ends the work, to be taken up again on a new channel."""
+    pause: Callable[[float], None] = time.sleep
+    """Waits so many seconds."""
+    clock: Callable[[], float] = time.monotonic
 
 
 def run_worker(edge: Edge, client_app: App) -> CampaignEnd | None:
@@ -111,11 +122,14 @@ def run_worker(edge: Edge, client_app: App) -> CampaignEnd | None:
         _send(edge, inbox, message_id, tries)
     while not edge.pause_due():
         # (2) The next instruction, or the end.
+        asked_s = edge.clock()
         answer = _next(edge)
         tries.erase_late(edge, inbox)
         if answer.phase in OVER:
             return _end(inbox, answer)
         if not answer.HasField("instruction"):
+            if edge.clock() - asked_s < LEAST_WAIT_S:
+                edge.pause(LEAST_WAIT_S)
             continue
         message_id = answer.instruction.message_id
         inbox.erase_others(message_id)
@@ -208,11 +222,12 @@ def public_text(error: Exception) -> str:
     """What the coordinator may know of an error on this edge.
 
     What came from the coordinator may be named. Any other message may quote the owner's data,
-    paths or settings: it stays here.
+    paths or settings, and so does its class where a template of the coordinator can choose it: both
+    stay here.
     """
     if isinstance(error, PeerError | PolicyError):
         return f"{type(error).__name__}: {error}"[:500]
-    return f"{type(error).__name__}: the round failed on this edge; its log says why"
+    return FAILED_TEXT
 
 
 def _send(edge: Edge, inbox: Inbox, message_id: str, tries: "_Tries") -> None:

@@ -10,16 +10,18 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from filelock import FileLock, Timeout
 
-from offsite.secure.errors import DiskFullError, MachineError, StateLockedError
+from offsite.secure.errors import ConfigError, DiskFullError, MachineError, StateLockedError
 
 FOLDER_MODE: Final = 0o700
 FILE_MODE: Final = 0o600
+_OTHERS_MAY_WRITE: Final = 0o022
 _DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -37,6 +39,39 @@ def write_atomic(path: Path, data: bytes) -> None:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise machine_error(path, error) from error
+
+
+def private_folder(path: Path) -> None:
+    """Makes `path` a folder of this user alone, mode 0700; one that is there keeps its content.
+
+    Looked at and changed through one descriptor, so that it cannot be exchanged in between.
+
+    Raises:
+        ConfigError: somebody else owns the folder, or could have put files into it.
+        MachineError: it cannot be made or opened.
+    """
+    with machine_errors(path):
+        path.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            _check_private(path, os.fstat(descriptor))
+            os.fchmod(descriptor, FOLDER_MODE)
+        finally:
+            os.close(descriptor)
+
+
+def _check_private(path: Path, found: os.stat_result) -> None:
+    if found.st_uid != os.geteuid():
+        raise ConfigError(
+            f"{path}: expected a folder of this user (id {os.geteuid()}), found one of user "
+            f"{found.st_uid}; choose another folder, or run this as its owner"
+        )
+    mode = stat.S_IMODE(found.st_mode)
+    if mode & _OTHERS_MAY_WRITE:
+        raise ConfigError(
+            f"{path}: expected a folder that nobody else can write, found mode {mode:o}; make sure "
+            f"that what is in it is yours, then run `chmod 700 {path}`, or choose another folder"
+        )
 
 
 def sync_folder(folder: Path) -> None:

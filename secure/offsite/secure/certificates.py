@@ -40,7 +40,12 @@ _BOOTSTRAP_TTL_S = 100 * 365 * 24 * 3600
 
 _UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
 """What `cryptography` raises for a certificate or request that is damaged or of another kind."""
-_UNUSABLE_NAMES = (*_UNREADABLE, x509.ExtensionNotFound, x509.DuplicateExtension)
+_UNUSABLE_NAMES = (
+    *_UNREADABLE,
+    x509.ExtensionNotFound,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 
 TlsKey = ec.EllipticCurvePrivateKey
 

@@ -5,7 +5,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from types import SimpleNamespace
 
 import grpc
@@ -128,6 +128,26 @@ def test_a_bootstrap_peer_reaches_no_other_service(start, probe: Probe, shape: s
     ):
         call(channel, shape)
     assert probe.entered == 0
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_who_may_not_call_is_refused_before_a_request_is_waited_for(
+    start, probe: Probe, shape: str
+) -> None:
+    join_token = start(probe.register).invite("a")
+    over = threading.Event()
+
+    def silence() -> Iterator[bytes]:
+        over.wait(60)
+        yield from ()
+
+    with (
+        open_bootstrap_channel(join_token, time.time()) as channel,
+        pytest.raises(IdentityError, match="nothing but joining"),
+        translated(),
+    ):
+        list(channel.stream_stream(f"/test.Probe/{shape}")(silence(), timeout=10))
+    over.set()
 
 
 def test_a_bootstrap_peer_gets_neither_directory_nor_certificate(coordinator) -> None:

@@ -7,6 +7,7 @@ from offsite.coordinator.authority import Authority
 from offsite.coordinator.workspace import open_workspace
 from offsite.emulator.durable import write_atomic
 from offsite.emulator.terminal import Terminal
+from offsite.secure.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,8 @@ class Invitation:
 def invite_client(root: Path, invitation: Invitation, terminal: Terminal) -> None:
     """Makes a token; it is shown once, or written where `out` says, and not stored."""
     name, hours, out = invitation.name, invitation.hours, invitation.out
+    if out is not None and not out.parent.is_dir():
+        raise ConfigError(f"{out}: expected a file in a folder that exists, found no {out.parent}")
     with open_workspace(root, exclusive=False) as workspace:
         authority = Authority(workspace.keys, workspace.store)
         rejoins = authority.is_member(name)

@@ -25,6 +25,7 @@ HEADER = """# Settings of this coordinator. Paths are relative to this file. Any
 def init_state(root: Path, overrides: Sequence[str], terminal: Terminal) -> None:
     """Makes the folder, or nothing when a setting is wrong or something fails on the way."""
     config = absolute_paths(load_settings(CoordinatorConfig, None, overrides))
+    _check_inputs(config)
     with _undone_on_failure(root), StateFolder.create(root) as state:
         keys = create_keys(state, time.time())
         write_atomic(state.config, (HEADER + render_toml(config)).encode())
@@ -36,6 +37,28 @@ def init_state(root: Path, overrides: Sequence[str], terminal: Terminal) -> None
         f"next: look at {state.config}, then `coordinator emulate --state {root}`"
     )
     terminal.result(text, _document(root, keys))
+
+
+def _check_inputs(config: CoordinatorConfig) -> None:
+    """That what the settings name is there; whether it can be used is found when it is read.
+
+    Raises:
+        ConfigError: naming everything that is missing.
+    """
+    problems = []
+    if not (config.model.path / "config.json").is_file():
+        problems.append(
+            f"model.path: expected a Hugging Face model folder, found no {config.model.path}"
+            "/config.json; name it with --model"
+        )
+    for key, path in (
+        ("gate.questions", config.gate.questions),
+        ("emulator.calibration", config.emulator.calibration),
+    ):
+        if path is not None and not path.is_file():
+            problems.append(f"{key}: expected a file, found no {path}")
+    if problems:
+        raise ConfigError("; ".join(problems))
 
 
 def _hint_at_address(config: CoordinatorConfig, terminal: Terminal) -> None:

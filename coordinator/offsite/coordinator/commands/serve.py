@@ -4,14 +4,22 @@
 (2) serve enrolment, the release and the messages of the rounds
 (3) run the campaign, or go on with the one that was interrupted
 (4) write the report, tell the edges that it ended or failed, stop
+
+The terminal shows one line for whatever happens; `serve.log` in the state folder also has the
+tracebacks.
 """
 
+import contextlib
 import json
 import logging
+import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from io import TextIOWrapper
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
+from typing import Final
 
 from offsite.coordinator.authority import Authority
 from offsite.coordinator.campaign import run_campaign
@@ -31,9 +39,11 @@ from offsite.coordinator.spool import Spool
 from offsite.coordinator.workspace import Workspace, open_workspace
 from offsite.coordinator.workspace_campaign import record_of
 from offsite.emulator.bundle.bundle import Bundle
-from offsite.emulator.durable import write_atomic
+from offsite.emulator.durable import FILE_MODE, machine_errors, write_atomic
+from offsite.emulator.printable import printable
 from offsite.emulator.settings import to_tables
 from offsite.emulator.terminal import Terminal
+from offsite.secure import limits
 from offsite.secure.directory import Role, Status
 from offsite.secure.errors import OffsiteError
 from offsite.secure.names import node_id
@@ -42,6 +52,8 @@ from offsite.v1.artefacts_pb2_grpc import add_ArtefactServiceServicer_to_server
 from offsite.v1.enrolment_pb2_grpc import add_EnrolmentServiceServicer_to_server
 from offsite.v1.rounds_pb2_grpc import add_RoundServiceServicer_to_server
 
+LOG_BYTES: Final = 16 * limits.MIB
+"""Of `serve.log`; a full one is kept as `serve.log.1` until the next is full."""
 FAREWELL_S = 30.0
 """How long the service waits for edges to hear that the campaign ended."""
 
@@ -53,8 +65,10 @@ def serve_campaign(root: Path, overrides: Sequence[str], stay: bool, terminal: T
         ConfigError: there is no release, or it has expired.
         TransportError: the campaign failed; the edges were told.
     """
-    _log_to(terminal)
-    with open_workspace(root, overrides, exclusive=True) as workspace:
+    with (
+        open_workspace(root, overrides, exclusive=True) as workspace,
+        _logging(terminal, workspace.state.root / "serve.log"),
+    ):
         # (1) The release.
         bundle = current_release(workspace)
         # (2) The service.
@@ -173,14 +187,50 @@ def _untold(workspace: Workspace, mailbox: Mailbox, since_unix_s: float) -> bool
     return any(client_id not in mailbox.told for client_id in seen)
 
 
-def _log_to(terminal: Terminal) -> None:
-    """Shows what the campaign says, one line each."""
+@contextlib.contextmanager
+def _logging(terminal: Terminal, path: Path) -> Iterator[None]:
+    """Shows what is said inside, one line each, and writes it to `path`, with tracebacks."""
 
     class Lines(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            terminal.note(record.getMessage())
+            detail = f"; {path} says why" if record.exc_info else ""
+            terminal.note(record.getMessage() + detail)
 
+    with machine_errors(path):
+        file = _OwnersFile(path, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8")
+    file.setFormatter(_OneLine("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logger = logging.getLogger("offsite")
     logger.setLevel(logging.INFO)
-    logger.handlers = [Lines()]
+    logger.handlers = [Lines(), file]
     logger.propagate = False
+    try:
+        yield
+    except Exception as error:
+        file.handle(_last_words(logger, error))  # the terminal hears of it from our caller
+        raise
+    finally:
+        logger.removeHandler(file)
+        file.close()
+
+
+def _last_words(logger: logging.Logger, error: Exception) -> logging.LogRecord:
+    exc_info = (type(error), error, error.__traceback__)
+    return logger.makeRecord(
+        logger.name, logging.ERROR, __file__, 0, "the coordinator stopped", (), exc_info
+    )
+
+
+class _OwnersFile(RotatingFileHandler):
+    """A log that only its owner reads, and that no peer can fill the disk with."""
+
+    def _open(self) -> TextIOWrapper:
+        descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND, FILE_MODE)
+        os.fchmod(descriptor, FILE_MODE)  # one that was there already keeps its mode otherwise
+        return open(descriptor, "a", encoding=self.encoding)
+
+
+class _OneLine(logging.Formatter):
+    """Messages may quote a peer, who starts no line of its own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))

@@ -26,10 +26,8 @@ ROUND_COLUMNS = (
     "updates",
     "refused",
     "late",
-    "examples",
     "gate_acc",
     "full_acc",
-    "rolled_back",
 )
 
 
@@ -130,4 +128,6 @@ def _round_table(rows: Rows) -> Table:
 def _cell(value: object) -> Text:
     if value is None:
         return Text("-")
-    return Text(printable(f"{value:.4g}" if isinstance(value, float) else str(value)))
+    if isinstance(value, float):
+        return Text(str(int(value)) if value.is_integer() else f"{value:.4f}")
+    return Text(printable(str(value)))

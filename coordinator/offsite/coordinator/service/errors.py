@@ -86,10 +86,11 @@ async def translated(
 
 
 def _record(error: Exception, method: str, peer: str) -> None:
+    text = str(error)[:PUBLIC_TEXT_CHARS]  # it may quote a peer
     if isinstance(error, PeerError | PolicyError | TransportError):
-        _log.info("%s from %s refused: %s: %s", method, peer, type(error).__name__, error)
+        _log.info("%s from %s refused: %s: %s", method, peer, type(error).__name__, text)
     elif isinstance(error, OffsiteError):
-        _log.error("%s failed: %s: %s", method, type(error).__name__, error)
+        _log.error("%s failed: %s: %s", method, type(error).__name__, text, exc_info=error)
     else:
         _log.exception("%s failed", method, exc_info=error)
 

@@ -6,6 +6,10 @@ Notable: there is no list of exceptions per handler; a handler only ever runs fo
 let in, and asks `caller()` who it is. A bootstrap peer (somebody who holds a join token) may call
 Challenge and Enrol and nothing else; a client anything but these two; a certificate of any other
 role nothing. Nothing is cached, so a revocation acts at the next call, also on an open connection.
+
+To gRPC every method has a stream of requests: it would otherwise wait for a single request itself,
+before anything here runs and with no deadline, and headers alone would hold a call. The request is
+read here, from a peer that was let in, within `limits.CALL_DEADLINE_S`.
 """
 
 import asyncio
@@ -16,10 +20,12 @@ from contextvars import ContextVar
 from typing import Final, TypeAlias, TypeVar, cast
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from offsite.coordinator.gatekeeper import Gatekeeper, Peer, PeerRole
 from offsite.coordinator.service.errors import translated
-from offsite.secure.errors import IdentityError, TransportError
+from offsite.secure import limits
+from offsite.secure.errors import IdentityError, PeerError, TransportError
 
 CALLS_PER_CLIENT: Final = 16
 """Calls of one client under way at a time; it needs three."""
@@ -36,9 +42,14 @@ Response = TypeVar("Response")
 Context = grpc.aio.ServicerContext[Request, Response]
 # In quotes, because at run time the class takes no parameters.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Request, Response]"
-Answer = Callable[[Request, Context[Request, Response]], Awaitable[Response]]
-Stream = Callable[[Request, Context[Request, Response]], AsyncGenerator[Response, None]]
-Writer = Callable[[Request, Context[Request, Response]], Awaitable[None]]
+# A handler takes one request or the iterator over a stream of them.
+Requests: TypeAlias = AsyncIterator[Request]
+Answer = Callable[[Request | Requests[Request], Context[Request, Response]], Awaitable[Response]]
+Stream = Callable[
+    [Request | Requests[Request], Context[Request, Response]], AsyncGenerator[Response, None]
+]
+GuardedAnswer = Callable[[Requests[Request], Context[Request, Response]], Awaitable[Response]]
+GuardedStream = Callable[[Requests[Request], Context[Request, Response]], Awaitable[None]]
 
 
 _peer: ContextVar[Peer] = ContextVar("offsite_peer")
@@ -75,35 +86,37 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         """The same handler behind the check, whichever of its four shapes it has."""
         coders = handler.request_deserializer, handler.response_serializer
         if handler.response_streaming:
-            stream = self._guarded_stream(_stream_of(handler), method)
-            if handler.request_streaming:
-                return grpc.stream_stream_rpc_method_handler(stream, *coders)
-            return grpc.unary_stream_rpc_method_handler(stream, *coders)
-        answer = self._guarded_answer(_answer_of(handler), method)
-        if handler.request_streaming:
-            return grpc.stream_unary_rpc_method_handler(answer, *coders)
-        return grpc.unary_unary_rpc_method_handler(answer, *coders)
+            stream = self._guarded_stream(handler, method)
+            return grpc.stream_stream_rpc_method_handler(stream, *coders)
+        answer = self._guarded_answer(handler, method)
+        return grpc.stream_unary_rpc_method_handler(answer, *coders)
 
     def _guarded_answer(
-        self, behaviour: Answer[Request, Response], method: str
-    ) -> Answer[Request, Response]:
-        async def answer(request: Request, context: Context[Request, Response]) -> Response:
+        self, handler: "Handler[Request, Response]", method: str
+    ) -> GuardedAnswer[Request, Response]:
+        behaviour = _answer_of(handler)
+
+        async def answer(
+            requests: Requests[Request], context: Context[Request, Response]
+        ) -> Response:
             async with translated(context, method), self._admitted(context, method):
-                return await behaviour(request, context)
+                return await behaviour(await _input_of(handler, requests), context)
             raise AssertionError("translated() never swallows an error")
 
         return answer
 
     def _guarded_stream(
-        self, behaviour: Stream[Request, Response], method: str
-    ) -> Writer[Request, Response]:
+        self, handler: "Handler[Request, Response]", method: str
+    ) -> GuardedStream[Request, Response]:
+        behaviour = _stream_of(handler)
+
         # Writes instead of yielding: a client that leaves cancels it here, and everything below is
         # closed at once, while nobody would close a generator.
-        async def stream(request: Request, context: Context[Request, Response]) -> None:
+        async def stream(requests: Requests[Request], context: Context[Request, Response]) -> None:
             async with (
                 translated(context, method),
                 self._admitted(context, method),
-                aclosing(behaviour(request, context)) as responses,
+                aclosing(behaviour(await _input_of(handler, requests), context)) as responses,
             ):
                 async for response in responses:
                     await context.write(response)
@@ -160,6 +173,28 @@ def _check_method(peer: Peer, method: str) -> None:
     if peer.role is PeerRole.BOOTSTRAP:
         raise IdentityError("a join token allows nothing but joining; enrol first")
     raise IdentityError("an enrolled client cannot join again; its certificate is renewed instead")
+
+
+async def _input_of(
+    handler: "Handler[Request, Response]", requests: Requests[Request]
+) -> Request | Requests[Request]:
+    """What the handler expects: the stream itself, or the one request in it."""
+    return requests if handler.request_streaming else await _only_request(requests)
+
+
+async def _only_request(requests: Requests[Request]) -> Request:
+    try:
+        async with asyncio.timeout(limits.CALL_DEADLINE_S):
+            request = await anext(requests, None)
+    except TimeoutError:
+        raise TransportError(
+            f"expected the request within {limits.CALL_DEADLINE_S:.0f} s, found none: try again"
+        ) from None
+    except DecodeError:
+        raise PeerError("expected a request of this method, found other bytes") from None
+    if request is None:
+        raise PeerError("expected one request, found none")
+    return request
 
 
 # The stubs of grpc describe the synchronous handlers; in an asyncio server they are coroutines.

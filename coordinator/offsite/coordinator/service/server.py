@@ -17,6 +17,7 @@ from typing import Final, Self, TypeVar
 import grpc
 
 from offsite.coordinator.gatekeeper import Gatekeeper
+from offsite.coordinator.service.descriptors import connections_within, raise_descriptor_limit
 from offsite.coordinator.service.interceptor import AccessInterceptor
 from offsite.secure import limits
 from offsite.secure.certificates import Credential
@@ -24,6 +25,8 @@ from offsite.secure.errors import ConfigError
 
 CONCURRENT_CALLS: Final = 4096
 """Calls of all peers together; one more is refused, and tried again by the edge."""
+CALLS_PER_CONNECTION: Final = 32
+HANDSHAKE_TIMEOUT_S: Final = 5.0
 STOP_GRACE_S: Final = 5.0
 KEEPALIVE_TIMEOUT_S: Final = 10.0
 METADATA_BYTES: Final = 8 * limits.KIB
@@ -87,7 +90,7 @@ class RunningServer:
     ) -> None:
         server = grpc.aio.server(
             interceptors=(AccessInterceptor(gatekeeper),),
-            options=server_options(),
+            options=server_options(connections_within(raise_descriptor_limit())),
             maximum_concurrent_rpcs=CONCURRENT_CALLS,
         )
         for register in services:
@@ -117,7 +120,7 @@ def start_server(
     return running
 
 
-def server_options() -> list[tuple[str, int]]:
+def server_options(connections: int) -> list[tuple[str, int]]:
     """Channel arguments of grpc; times in milliseconds, sizes in bytes."""
     return [
         ("grpc.max_receive_message_length", limits.CONTROL_MESSAGE_BYTES),
@@ -131,6 +134,11 @@ def server_options() -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         # Edges ping at `KEEPALIVE_S` too; anything much faster is cut off.
         ("grpc.http2.min_ping_interval_without_data_ms", int(limits.KEEPALIVE_S * 500)),
+        # Of one connection; an edge needs three, and more wait at its own end.
+        ("grpc.max_concurrent_streams", CALLS_PER_CONNECTION),
+        # Whoever connects and stays silent is nobody yet, and costs a descriptor.
+        ("grpc.server_handshake_timeout_ms", int(HANDSHAKE_TIMEOUT_S * 1000)),
+        ("grpc.max_allowed_incoming_connections", connections),
         # Without this, two coordinators could share a port and split its clients.
         ("grpc.so_reuseport", 0),
     ]

@@ -7,7 +7,10 @@
 """
 
 import logging
+import os
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +28,7 @@ from offsite.edge_client.state import EdgeState, Membership
 from offsite.edge_client.worker import CampaignEnd, Ears, Edge, Ending, run_worker
 from offsite.emulator.bundle.bundle import Bundle
 from offsite.emulator.bundle.report import describe, render
-from offsite.emulator.durable import machine_errors
+from offsite.emulator.durable import FILE_MODE, machine_errors
 from offsite.emulator.rounds.plan import RoundPlan
 from offsite.emulator.terminal import Terminal
 from offsite.secure.errors import ConfigError, TransportError
@@ -34,6 +37,11 @@ from offsite.secure.token import JoinToken
 
 PROGRESS_S = 10.0
 """How often a line says how far tuning is."""
+RENEWAL_PAUSE_S = 3600.0
+"""Least time between two renewals: a certificate that is due at once must not become a loop."""
+STANDARD_INPUT = "-"
+TOKEN_CHARS = 1 << 16
+"""Most of a line of standard input that is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +72,9 @@ def join_campaign(request: JoinRequest, terminal: Terminal) -> None:
         membership = enrol(token, state)
         terminal.note(f"joined as {membership.client_id}, coordinator at {membership.address}")
         # (3) and (4), on a new channel whenever the certificate was renewed.
-        session = _Session(state, membership, data, request.threads, terminal, rows)
+        session = _Session(
+            state, membership, data, request.threads, terminal, rows, _Renewals(state)
+        )
         if request.inspect_only:
             session.inspect()
             return
@@ -89,6 +99,7 @@ class _Session:
     threads: int
     terminal: Terminal
     rows: "_RowNotes"
+    renewals: "_Renewals"
 
     def inspect(self) -> None:
         """Fetches and shows the release."""
@@ -123,12 +134,12 @@ class _Session:
                     receiving=bars.bar("receiving the instruction"),
                     sending=bars.bar("sending the update"),
                 ),
-                pause_due=lambda: is_renewal_due(self.state),
+                pause_due=self.renewals.is_due,
             )
             return run_worker(edge, app)
 
     def _channel(self) -> grpc.Channel:
-        renew_if_due(self.state)
+        self.renewals.renew()
         return open_channel(self.state)
 
     def _coordinator_key(self, channel: grpc.Channel) -> IdentityPublicKey:
@@ -151,6 +162,22 @@ class _Session:
         return bundle
 
 
+class _Renewals:
+    """Renews the certificate in time, and at most once in `RENEWAL_PAUSE_S`."""
+
+    def __init__(self, state: EdgeState, clock: Callable[[], float] = time.monotonic) -> None:
+        self._state, self._clock = state, clock
+        self._next_s = float("-inf")
+
+    def is_due(self) -> bool:
+        return self._clock() >= self._next_s and is_renewal_due(self._state)
+
+    def renew(self) -> None:
+        if self.is_due():
+            self._next_s = self._clock() + RENEWAL_PAUSE_S
+            renew_if_due(self._state)
+
+
 class _RowNotes:
     """Says what became of the rows, and again when encoding them for a model changed that."""
 
@@ -169,7 +196,9 @@ class _RowNotes:
 
 
 def _token_text(given: str) -> str:
-    """The token itself, or what stands in the file of that name."""
+    """The token itself, the first line of standard input, or what stands in the file of that name."""
+    if given == STANDARD_INPUT:
+        return _token_from_standard_input()
     path = Path(given)
     if given.startswith("offsite1.") or not _is_file(path):
         return given.strip()
@@ -177,6 +206,16 @@ def _token_text(given: str) -> str:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: expected a file that holds a join token: {error}") from error
+
+
+def _token_from_standard_input() -> str:
+    try:
+        text = sys.stdin.readline(TOKEN_CHARS).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"standard input: expected a join token: {error}") from error
+    if not text:
+        raise ConfigError("standard input: expected a line with the join token, found none")
+    return text
 
 
 def _is_file(path: Path) -> bool:
@@ -187,8 +226,13 @@ def _is_file(path: Path) -> bool:
 
 
 def _log_into(state: EdgeState) -> None:
-    """Details of what fails stay on this machine, in `edge.log`."""
+    """Details of what fails stay on this machine, in `edge.log`, for its owner alone."""
     with machine_errors(state.log):
+        descriptor = os.open(state.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, FILE_MODE)
+        try:
+            os.fchmod(descriptor, FILE_MODE)
+        finally:
+            os.close(descriptor)
         handler = logging.FileHandler(state.log, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logger = logging.getLogger("offsite")

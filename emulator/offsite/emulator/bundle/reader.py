@@ -68,9 +68,11 @@ def open_manifest(
     # (2) Type and signature, over the exact bytes.
     with checks.step("type and signature"):
         payload = verify(from_bytes(envelope), MANIFEST_TYPE, coordinator_key)
-    # (3) Format version, then every field: types, bounds, no unknown key, plain file names.
+    # (3) Format version, then every field: types, bounds, no unknown key, known files of a
+    # size that theirs may have: nothing else is ever fetched.
     with checks.step("manifest format"):
         manifest = Manifest.from_bytes(payload)
+        _check_entries(manifest)
     # (4) Freshness: neither from the future nor past its time.
     with checks.step("validity period"):
         _check_period(manifest, now_unix_s)
@@ -124,7 +126,7 @@ def open_bundle(
 
 def _open_files(folder: Path, signed: SignedManifest, report: Report, checks: Checklist) -> Bundle:
     manifest = signed.manifest
-    # (7) Exactly the files of the manifest, all regular, of a kind we know.
+    # (7) Exactly the files of the manifest, all that are needed, all regular.
     with checks.step("file set"):
         _check_file_set(folder, manifest)
     # (8) Sizes, the cheap check that catches a cut file.
@@ -193,13 +195,26 @@ def _check_base(manifest: Manifest, expected_base: str) -> None:
         )
 
 
+def _check_entries(manifest: Manifest) -> None:
+    for entry in manifest.files:
+        limit = MAX_BYTES.get(entry.path)
+        if limit is None:
+            raise _other_files(manifest)
+        if entry.size > limit:
+            raise PeerError(f"{entry.path}: expected at most {limit} bytes, found {entry.size}")
+
+
+def _other_files(manifest: Manifest) -> PeerError:
+    return PeerError(
+        f"manifest: expected the files {sorted(REQUIRED)} and perhaps {ADAPTER_WEIGHTS},"
+        f" found {sorted(entry.path for entry in manifest.files)}"
+    )
+
+
 def _check_file_set(folder: Path, manifest: Manifest) -> None:
     paths = {entry.path for entry in manifest.files}
-    if not paths >= REQUIRED or not paths <= MAX_BYTES.keys():
-        raise PeerError(
-            f"manifest: expected the files {sorted(REQUIRED)} and perhaps {ADAPTER_WEIGHTS},"
-            f" found {sorted(paths)}"
-        )
+    if not paths >= REQUIRED:
+        raise _other_files(manifest)
     missing = {MANIFEST_NAME, *paths, *(entry.chunks_path for entry in manifest.files)}
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -216,9 +231,6 @@ def _check_file_set(folder: Path, manifest: Manifest) -> None:
 
 def _check_sizes(folder: Path, manifest: Manifest) -> None:
     for entry in manifest.files:
-        if entry.size > MAX_BYTES[entry.path]:
-            limit = MAX_BYTES[entry.path]
-            raise PeerError(f"{entry.path}: expected at most {limit} bytes, found {entry.size}")
         for name, size in ((entry.path, entry.size), (entry.chunks_path, entry.chunks_bytes)):
             found = (folder / name).stat().st_size
             if found != size:
