@@ -1,7 +1,7 @@
 """The round loop, on real Flower messages, strategies and ClientApps in one process."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -246,6 +246,57 @@ def test_a_client_that_claims_too_many_examples_is_left_out(
     run_campaign(campaign(tmp_path, Fleet(), rounds=1, max_examples=29))
     assert re.search("update of carol: .*from 1 to 29, found 30", caplog.text)
     assert open_store(tmp_path).rounds(1)[0].metrics["examples"] == 30
+
+
+def _of_norm(norm: float) -> Callable[..., Message]:
+    def reply(
+        name: str, message: Message, adapter: dict[str, Tensor], digest: bytes, seed: int
+    ) -> Message:
+        entries = sum(tensor.numel() for tensor in adapter.values())
+        delta = {key: torch.full_like(t, norm / entries**0.5) for key, t in adapter.items()}
+        sealed = seal_update(
+            delta,
+            num_examples=10,
+            metrics={},
+            plan_digest=digest,
+            client_id=name,
+            identity=KEYS[name],
+            sealing_public=SEALING.public_bytes,
+        )
+        return Message(reply_content(sealed, 1), reply_to=message)
+
+    return reply
+
+
+def test_an_update_far_larger_than_the_others_is_refused_and_they_count(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    replies = {"alice": _of_norm(0.1), "bob": _of_norm(1.1), "carol": _of_norm(0.1)}
+    result = run_campaign(campaign(tmp_path, Fleet(replies), rounds=1))
+    without = Fleet(replies, names=("alice", "carol"))
+    expected = run_campaign(campaign(tmp_path / "other", without, rounds=1, min_clients=2))
+    assert _equal(result.adapter, expected.adapter)
+    assert re.search("refused: update of bob: expected a norm of at most 1, .*1.1", caplog.text)
+    row = open_store(tmp_path).rounds(1)[0]
+    assert (row.metrics["updates"], row.metrics["refused"]) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    "replies",
+    [
+        {"alice": _of_norm(0.1), "bob": _of_norm(0.9), "carol": _of_norm(0.1)},
+        {"alice": _of_norm(0.0), "bob": _of_norm(0.0), "carol": _of_norm(0.0)},
+    ],
+)
+def test_updates_of_usual_norms_all_count(replies, tmp_path: Path) -> None:
+    run_campaign(campaign(tmp_path, Fleet(replies), rounds=1))
+    assert open_store(tmp_path).rounds(1)[0].metrics["updates"] == 3
+
+
+def test_of_two_updates_neither_is_an_outlier(tmp_path: Path) -> None:
+    fleet = Fleet({"alice": _of_norm(0.1), "bob": _of_norm(5.0)}, names=("alice", "bob"))
+    run_campaign(campaign(tmp_path, fleet, rounds=1, min_clients=2))
+    assert open_store(tmp_path).rounds(1)[0].metrics["updates"] == 2
 
 
 # ---- stragglers, quorum, failure

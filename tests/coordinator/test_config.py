@@ -3,6 +3,7 @@
 import pytest
 
 from offsite.coordinator.config import CoordinatorConfig
+from offsite.coordinator.workspace_campaign import settings_of
 from offsite.emulator.settings import load_settings
 from offsite.secure.errors import ConfigError
 
@@ -30,6 +31,8 @@ from offsite.secure.errors import ConfigError
         "campaign.server_learning_rate=0",
         "campaign.server_learning_rate=inf",
         "campaign.seed=-1",
+        "campaign.max_examples=0",
+        "campaign.max_examples=1000000001",
         "gate.limit=-1",
         "gate.tolerance=nan",
         "gate.batch_tokens=0",
@@ -51,6 +54,11 @@ def test_a_value_that_would_fail_later_is_refused_by_name(override: str) -> None
 )
 def test_what_works_is_allowed(override: str) -> None:
     load_settings(CoordinatorConfig, None, [override])
+
+
+def test_the_most_examples_that_a_client_may_claim_reach_the_campaign() -> None:
+    config = load_settings(CoordinatorConfig, None, ["campaign.max_examples=123"])
+    assert settings_of(config).max_examples == 123
 
 
 def test_all_problems_of_all_sections_are_reported_together() -> None:

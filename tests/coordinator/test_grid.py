@@ -199,6 +199,6 @@ def test_a_reply_that_the_disk_does_not_give_is_this_machines_fault(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_bytes", refused)
-        with pytest.raises(MachineError, match="cannot read .*Too many open files"):
+        with pytest.raises(MachineError, match=r"cannot read .*Too many open files"):
             list(grid.pull_messages(ids))
     assert len(list(grid.pull_messages(ids))) == 1  # nothing was lost

@@ -82,6 +82,17 @@ def test_the_gate_scores_the_plug_in_and_leaves_the_model(tmp_path: Path) -> Non
     assert gate.baseline() == baseline
 
 
+@pytest.mark.parametrize("value", [1e30, -3e38])
+def test_the_gate_gives_nothing_for_scores_that_are_not_finite(
+    value: float, tmp_path: Path
+) -> None:
+    tuned = make_tuned("llama", AdapterKind.WHOLE_BLOCK, tmp_path)
+    questions = [Question(f"Question {i}: the sun is", ("a star", "ice"), 0) for i in range(8)]
+    gate = ModelGate(tuned.model, tuned.tokenizer, tuned.adapter, questions, batch_tokens=512)
+    broken = {name: torch.full_like(tensor, value) for name, tensor in tuned.tensors.items()}
+    assert gate.score(broken).acc == 0.0
+
+
 def test_every_scoring_of_the_gate_shows_its_progress(tmp_path: Path) -> None:
     tuned = make_tuned("llama", AdapterKind.LORA, tmp_path)
     seen: list[tuple[str, int, int]] = []

@@ -1,5 +1,6 @@
 """The coordinator's state folder: one owner at a time, and files that are whole or absent."""
 
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -68,3 +69,25 @@ def test_a_folder_that_cannot_be_written_is_a_machine_error(tmp_path: Path) -> N
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(MachineError, match="cannot write"):
         StateFolder.create(tmp_path / "file" / "state")
+
+
+def test_a_folder_that_others_can_write_is_refused(tmp_path: Path) -> None:
+    root = tmp_path / "state"
+    StateFolder.create(root).close()
+    for folder in (root, root / "keys"):
+        folder.chmod(0o775)
+        with pytest.raises(ConfigError, match=r"nobody else can write, found mode 775.*chmod 700"):
+            StateFolder.open(root)
+        folder.chmod(0o755)
+        StateFolder.open(root).close()
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_a_folder_that_was_there_becomes_the_owners_alone(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir(mode=0o755)
+    with StateFolder.create(tmp_path / "there") as state:
+        assert stat.S_IMODE(state.root.stat().st_mode) == 0o700
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    with pytest.raises(ConfigError, match="nobody else can write"):
+        StateFolder.create(tmp_path / "open")

@@ -1,6 +1,7 @@
 """Flower's strategies under our hands: what they compute, and their state saved and given back."""
 
 import dataclasses
+import statistics
 import time
 
 import numpy as np
@@ -98,6 +99,21 @@ def test_the_result_does_not_depend_on_who_answers_first(name: StrategyName) -> 
 def test_metrics_that_every_client_sent_are_averaged_by_examples() -> None:
     _, means = aggregate(make_strategy(StrategyName.FEDAVG), 1, ADAPTER, UPDATES)
     assert means == {"loss": pytest.approx((3 * 0.011 + 0.037 - 7 * 0.013) / 11)}
+
+
+@pytest.mark.parametrize("claims", [(3, 4, 10**9), (3, 10**9), (3, 10**9, 10**9, 2)])
+def test_a_claim_of_many_examples_weighs_at_most_ten_times_the_median(
+    claims: tuple[int, ...],
+) -> None:
+    updates = [_update(f"client-{i}", n, 0.01 * (i - 1)) for i, n in enumerate(claims)]
+    weights = [min(n, 10 * statistics.median_low(claims)) for n in claims]
+    assert max(weights) <= 40
+    new, means = aggregate(make_strategy(StrategyName.FEDAVG), 1, ADAPTER, updates)
+    mean = sum(w * 0.01 * (i - 1) for i, w in enumerate(weights)) / sum(weights)
+    assert means["loss"] == pytest.approx(mean)
+    for name, before in ADAPTER.items():
+        expected = before + mean * torch.ones_like(before) / 3
+        torch.testing.assert_close(new[name], expected, rtol=0, atol=1e-6)
 
 
 def test_every_eligible_node_gets_the_plan_and_the_adapter() -> None:

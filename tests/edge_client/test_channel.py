@@ -12,7 +12,6 @@ from offsite.secure import certificates, directory
 from offsite.secure.directory import Directory
 from offsite.secure.errors import (
     IdentityError,
-    OffsiteError,
     PeerError,
     PolicyError,
     TokenError,
@@ -56,7 +55,12 @@ class Failure(grpc.RpcError, grpc.Call):
     [
         (Failure(grpc.StatusCode.UNAUTHENTICATED, error="TokenError"), TokenError),
         (Failure(grpc.StatusCode.FAILED_PRECONDITION, error="PolicyError"), PolicyError),
-        (Failure(grpc.StatusCode.INTERNAL, error="OffsiteError"), OffsiteError),
+        (Failure(grpc.StatusCode.UNAVAILABLE, error="TransportError"), TransportError),
+        (Failure(grpc.StatusCode.INTERNAL, error="OffsiteError"), TransportError),
+        (Failure(grpc.StatusCode.INVALID_ARGUMENT, error="ConfigError"), TransportError),
+        (Failure(grpc.StatusCode.INVALID_ARGUMENT, error="MachineError"), TransportError),
+        (Failure(grpc.StatusCode.INVALID_ARGUMENT, error="DiskFullError"), TransportError),
+        (Failure(grpc.StatusCode.INVALID_ARGUMENT, error="StateLockedError"), TransportError),
         (Failure(grpc.StatusCode.UNAVAILABLE, error="SystemExit"), TransportError),
         (Failure(grpc.StatusCode.UNAVAILABLE, error="IdentityPublicKey"), TransportError),
         (Failure(grpc.StatusCode.UNAUTHENTICATED), IdentityError),

@@ -23,6 +23,7 @@ from offsite.edge_client.fetch import (
     fetch_release,
     prepare_incoming,
     receive_files,
+    reserved_bytes,
 )
 from offsite.edge_client.resume import Persistence
 from offsite.emulator.bundle.manifest import CHUNKS_SUFFIX, MANIFEST_NAME
@@ -40,6 +41,7 @@ from offsite.secure.errors import (
 )
 from offsite.secure.identity import IdentityKey
 
+GIB = 1024 * limits.MIB
 PATIENT = Persistence(retries=2, sleep=lambda _: None)
 
 
@@ -231,6 +233,32 @@ def test_a_full_disk_is_met_before_it_is_full(
     with pytest.raises(DiskFullError, match=f"free at least {CHUNKS * 32} bytes"):
         receive(source, tmp_path / "bundle")
     assert line.offsets == []
+
+
+@pytest.mark.parametrize(
+    ("disk", "reserved"),
+    [
+        (1000 * GIB, 50 * GIB),
+        (4 * GIB, 256 * limits.MIB),
+        (GIB, GIB // 10),
+        (0, 0),
+    ],
+)
+def test_a_release_leaves_some_of_a_disk_free(disk: int, reserved: int) -> None:
+    assert reserved_bytes(disk) == reserved
+
+
+def test_a_release_that_would_take_the_last_of_a_disk_is_not_fetched(
+    source: Source, line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    disk, needed = 100 * GIB, SIZE + CHUNKS * 32
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(disk, 0, 5 * GIB + needed - 1))
+    with pytest.raises(DiskFullError, match="free at least 1 bytes"):
+        receive(source, tmp_path / "bundle")
+    assert line.offsets == []
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(disk, 0, 5 * GIB + needed))
+    receive(source, tmp_path / "bundle")
 
 
 def test_a_disk_that_fills_up_keeps_what_is_there(

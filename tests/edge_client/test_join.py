@@ -1,6 +1,9 @@
 """What `edge-client join` says to the person, and to the coordinator."""
 
+import io
 import json
+import logging
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,13 +12,24 @@ from typing import cast
 
 import pytest
 from tests.tiny import save_tokenizer
+from typer.testing import CliRunner
 
 from offsite.edge_client.bars import Bars
+from offsite.edge_client.cli import app
+from offsite.edge_client.commands import join
 from offsite.edge_client.commands.inspect import inspect_bundle
-from offsite.edge_client.commands.join import _listener, _RowNotes, _token_text
+from offsite.edge_client.commands.join import (
+    RENEWAL_PAUSE_S,
+    _listener,
+    _log_into,
+    _Renewals,
+    _RowNotes,
+    _token_text,
+)
 from offsite.edge_client.commands.status import show_status
 from offsite.edge_client.data import Data, read_data
 from offsite.edge_client.pulse import Pulse
+from offsite.edge_client.state import EdgeState
 from offsite.edge_client.tokens import Encoding, encode
 from offsite.emulator.progress import Report
 from offsite.emulator.terminal import Terminal
@@ -129,3 +143,49 @@ def test_commands_that_only_look_make_no_folder(terminal: Terminal, tmp_path: Pa
     with pytest.raises(ConfigError, match="has not joined"):
         inspect_bundle(tmp_path / "bundle", tmp_path / "other", terminal)
     assert list((tmp_path / "other").iterdir()) == []
+
+
+def test_a_token_comes_on_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(" offsite1.abc \nmore\n"))
+    assert _token_text("-") == "offsite1.abc"
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    with pytest.raises(ConfigError, match="standard input: expected a line with the join token"):
+        _token_text("-")
+
+
+def test_help_says_how_to_keep_the_token_out_of_the_list_of_processes() -> None:
+    shown = CliRunner().invoke(app, ["join", "--help"], env={"COLUMNS": "200"}).output
+    words = " ".join(shown.replace("│", " ").split())
+    assert "a file or - keeps the token out of the list of processes" in words
+
+
+def test_the_log_is_the_owners_alone(tmp_path: Path) -> None:
+    logger = logging.getLogger("offsite")
+    before = (logger.level, logger.handlers, logger.propagate)
+    try:
+        with EdgeState.open(tmp_path / "edge") as state:
+            for _ in range(2):
+                _log_into(state)
+                assert stat.S_IMODE(state.log.stat().st_mode) == 0o600
+                state.log.chmod(0o644)  # as an earlier version left it
+                logger.handlers[0].close()
+    finally:
+        logger.level, logger.handlers, logger.propagate = before
+
+
+def test_a_certificate_is_renewed_at_most_once_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A coordinator that issues certificates that are due at once does not make a loop."""
+    renewed: list[float] = []
+    now_s = 5.0
+    monkeypatch.setattr(join, "is_renewal_due", lambda _: True)
+    monkeypatch.setattr(join, "renew_if_due", lambda _: renewed.append(now_s))
+    renewals = _Renewals(cast(EdgeState, None), lambda: now_s)
+    assert renewals.is_due()
+    renewals.renew()
+    assert not renewals.is_due()
+    now_s += RENEWAL_PAUSE_S - 1
+    renewals.renew()
+    now_s += 1
+    assert renewals.is_due()
+    renewals.renew()
+    assert renewed == [5.0, 5.0 + RENEWAL_PAUSE_S]

@@ -99,3 +99,25 @@ def test_a_stored_directory_is_checked_against_the_pinned_key(tmp_path: Path) ->
         state.save_directory(directory.sign_directory(Directory(), other))
         with pytest.raises(SignatureError):
             state.directory(NOW)
+
+
+def test_a_folder_that_others_can_write_is_refused(tmp_path: Path) -> None:
+    root = tmp_path / "edge"
+    EdgeState.open(root).close()
+    for folder in (root, root / "keys"):
+        folder.chmod(0o775)
+        with pytest.raises(ConfigError, match=r"nobody else can write, found mode 775.*chmod 700"):
+            EdgeState.open(root)
+        folder.chmod(0o755)
+        EdgeState.open(root).close()
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_a_folder_that_was_there_becomes_the_owners_alone(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir(mode=0o755)
+    with EdgeState.open(tmp_path / "there") as state:
+        assert stat.S_IMODE(state.root.stat().st_mode) == 0o700
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    with pytest.raises(ConfigError, match="nobody else can write"):
+        EdgeState.open(tmp_path / "open")

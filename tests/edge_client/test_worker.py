@@ -33,7 +33,9 @@ from offsite.secure.errors import (
     ExpiredError,
     IdentityError,
     IntegrityError,
+    MachineError,
     PeerError,
+    PolicyError,
     StaleReleaseError,
 )
 from offsite.secure.names import node_id
@@ -67,7 +69,15 @@ def loopback(post: Post) -> Iterator[Loopback]:
 @pytest.fixture
 def edge(loopback: Loopback, tmp_path: Path) -> Iterator[Edge]:
     with loopback.channel("anna") as channel:
-        yield Edge(channel, "anna", tmp_path / "rounds", Pulse(channel), Ears(), PATIENT)
+        yield Edge(
+            channel,
+            "anna",
+            tmp_path / "rounds",
+            Pulse(channel),
+            Ears(),
+            PATIENT,
+            pause=lambda _: None,
+        )
 
 
 class Recorded(Pulse):
@@ -163,8 +173,30 @@ def test_a_failing_app_becomes_an_error_that_tells_no_data(
     assert pulse.said and not any("/" in text or "Smith" in text for text in pulse.said)
     (reply,) = grid.pull_messages([message_id])
     assert reply.has_error()
-    expected = "ConfigError: the round failed on this edge; its log says why"
-    assert reply.error.reason == expected
+    assert reply.error.reason == worker.FAILED_TEXT
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ConfigError("x"), MachineError("x"), ZeroDivisionError("x"), MemoryError(), KeyError("x")],
+)
+def test_the_class_of_an_error_on_this_edge_is_not_told(error: Exception) -> None:
+    """A template of the coordinator's could choose it, row by row."""
+    expected = "the round failed on this edge; its log says why"
+    assert worker.public_text(error) == expected
+    assert worker.public_text(PolicyError("no")) == "PolicyError: no"
+
+
+def test_a_coordinator_that_answers_at_once_is_not_asked_in_a_tight_loop(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = pb.AwaitResponse(phase=pb.CAMPAIGN_PHASE_RUNNING)
+    answers = iter([running, running, running, pb.AwaitResponse(phase=pb.CAMPAIGN_PHASE_ENDED)])
+    monkeypatch.setattr(worker, "_next", lambda _: next(answers))
+    times = iter([0.0, 0.5, 1.5, 21.5, 21.5, 21.6, 22.6])
+    pauses: list[float] = []
+    run_worker(replace(edge, pause=pauses.append, clock=lambda: next(times)), add_one)
+    assert pauses == [1.0, 1.0]  # not after the long poll
 
 
 def test_a_refused_plan_is_an_error_with_its_reason(post: Post, grid: GrpcGrid, edge: Edge) -> None:

@@ -10,12 +10,13 @@ import pytest
 
 from offsite.emulator.durable import (
     lock_folder,
+    private_folder,
     replace_folder,
     sha256_of,
     undo_half_exchange,
     write_atomic,
 )
-from offsite.secure.errors import DiskFullError, MachineError, StateLockedError
+from offsite.secure.errors import ConfigError, DiskFullError, MachineError, StateLockedError
 
 
 def test_an_interrupted_write_leaves_the_old_file(
@@ -94,3 +95,38 @@ def test_a_folder_has_one_user_and_may_refuse_the_lock(tmp_path: Path) -> None:
     (tmp_path / "lock").mkdir()
     with pytest.raises(MachineError, match="cannot write"):
         lock_folder(tmp_path)
+
+
+def test_a_private_folder_is_made_or_closed_to_others(tmp_path: Path) -> None:
+    new, there = tmp_path / "a" / "b", tmp_path / "there"
+    there.mkdir(mode=0o755)
+    (there / "file").write_bytes(b"kept")
+    for path in (new, there, there):
+        private_folder(path)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    assert (there / "file").read_bytes() == b"kept"
+
+
+@pytest.mark.parametrize("mode", [0o720, 0o702, 0o777])
+def test_a_folder_that_others_can_write_is_not_private(tmp_path: Path, mode: int) -> None:
+    folder = tmp_path / "open"
+    folder.mkdir()
+    folder.chmod(mode)
+    with pytest.raises(ConfigError, match=f"found mode {mode:o}; .* run `chmod 700 {folder}`"):
+        private_folder(folder)
+    assert stat.S_IMODE(folder.stat().st_mode) == mode
+
+
+def test_a_folder_of_somebody_else_is_not_private(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = tmp_path.stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    with pytest.raises(ConfigError, match=f"found one of user {owner}; choose another folder"):
+        private_folder(tmp_path)
+
+
+def test_a_private_folder_where_a_file_is_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(MachineError, match="cannot write"):
+        private_folder(tmp_path / "file")

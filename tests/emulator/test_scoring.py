@@ -200,6 +200,52 @@ def test_accuracy_by_sum_and_by_characters() -> None:
     assert accuracy.acc_stderr == pytest.approx(math.sqrt(0.75 * 0.25 / 3))
 
 
+def judged(values: list[float], gold: int) -> bool:
+    """Independent of `scoring`: the right choice beats every other one, all being numbers."""
+    usable = [value for value in values if value - value == 0]
+    return len(usable) == len(values) and sorted(values)[-2] < values[gold] == max(values)
+
+
+@pytest.mark.parametrize("gold", [0, 1, 2])
+@pytest.mark.parametrize(
+    "values",
+    [
+        (math.nan, math.nan, math.nan),
+        (-math.inf, -math.inf, -math.inf),
+        (math.inf, -1.0, -2.0),
+        (-1.0, math.nan, -2.0),
+        (-1.0, -2.0, -math.inf),
+        (-1.0, -1.0, -1.0),
+        (-1.0, -1.0, -2.0),
+        (-2.0, -1.0, -1.0),
+        (-1.0, -2.0, -3.0),
+        (-2.0, -2.0, -1.0),
+    ],
+)
+def test_only_a_finite_and_single_best_choice_is_correct(
+    values: tuple[float, ...], gold: int
+) -> None:
+    score = ChoiceScores(values, (4, 4, 4), gold)
+    assert score.correct == score.correct_norm == judged(list(values), gold)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_correct_agrees_with_one_pass_per_full_sequence(family: str) -> None:
+    model, tokenizer = build(family), byte_tokenizer()
+    scores = score_choices(model, tokenizer, QUESTIONS, batch_tokens=64)
+    for question, score in zip(QUESTIONS, scores, strict=True):
+        assert score.correct == judged(oracle(model, tokenizer, question), question.gold)
+
+
+def test_a_model_that_computes_nothing_answers_nothing() -> None:
+    model = build("llama")
+    with torch.no_grad():
+        model.get_output_embeddings().weight.fill_(math.nan)
+    first = [Question(q.query, q.choices, 0) for q in QUESTIONS]
+    found = score_questions(model, byte_tokenizer(), first, batch_tokens=64)
+    assert (found.acc, found.acc_norm) == (0.0, 0.0)
+
+
 def test_paired_difference_is_the_mean_and_error_of_per_question_differences() -> None:
     right, wrong = ChoiceScores((-1.0, -2.0), (1, 1), 0), ChoiceScores((-2.0, -1.0), (1, 1), 0)
     found = paired_difference([right, wrong, wrong, right], [right, right, right, wrong])

@@ -1,6 +1,7 @@
 """How commands end: exit codes by whose fault it is, results apart from everything else."""
 
 import json
+import os
 
 import pytest
 import typer
@@ -47,6 +48,14 @@ def test_exit_codes(
     with pytest.raises(SystemExit) as ended:
         run(_app(error), "work")
     assert ended.value.code == code
+
+
+def test_no_library_downloads_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr("sys.argv", ["work"])
+    with pytest.raises(SystemExit):
+        run(_app(None), "work")
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
 
 
 def test_wrong_usage_is_two(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,8 @@ class CampaignSettings:
     """Accuracy that a plug-in may lose against the full model."""
     deadline_s: float = 3600.0
     max_examples: int = 1_000_000
-    """Most examples that one client may claim; they weigh its update."""
+    """Most examples that one client may claim; an update that claims more is refused. They weigh the
+    update, up to a multiple of the round's median (`strategy`)."""
     seed: int = 0
     poll_s: float = 0.25
 

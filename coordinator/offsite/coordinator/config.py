@@ -10,6 +10,7 @@ from offsite.coordinator.addresses import is_address
 from offsite.emulator.adapters.adapter import MAX_ALPHA, MAX_RANK, AdapterKind
 from offsite.emulator.methods.method import MethodName
 from offsite.emulator.rounds.plan import ComputeDtype, TuningSettings
+from offsite.emulator.rounds.update import MAX_EXAMPLES
 from offsite.secure import limits
 from offsite.secure.errors import ConfigError
 
@@ -130,6 +131,9 @@ class CampaignSection:
     deadline_s: Annotated[float, "seconds that a round may take; later updates are left out"] = (
         3600.0
     )
+    max_examples: Annotated[int, "examples that a client may claim; more refuses its update"] = (
+        1_000_000
+    )
     strategy: Annotated[StrategyName, "fedavg or fedadam"] = StrategyName.FEDAVG
     server_learning_rate: Annotated[float, "step of FedAdam on the server"] = 1e-3
     seed: Annotated[int, "seed of initial LoRA factors and of the order of examples"] = 0
@@ -148,6 +152,7 @@ class CampaignSection:
             0 < self.deadline_s <= MAX_DEADLINE_S,
             f"deadline_s: expected more than 0, up to {MAX_DEADLINE_S}, found {self.deadline_s}",
         )
+        problems.outside("max_examples", self.max_examples, 1, MAX_EXAMPLES)
         problems.not_positive("server_learning_rate", self.server_learning_rate)
         problems.outside("seed", self.seed, 0, MAX_SEED)
         problems.report()

@@ -72,7 +72,11 @@ def merged_in(
 
 @dataclass(frozen=True, slots=True)
 class ModelGate:
-    """A `Gate` that scores the full model on questions, as lm-evaluation-harness does."""
+    """A `Gate` that scores the full model on questions, as lm-evaluation-harness does.
+
+    A question with a score that is not finite, or with a tie for the best, counts as wrong
+    (`scoring`): an adapter that breaks the model cannot pass on what is left of it.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase

@@ -1,9 +1,18 @@
-"""Collecting a round's updates: each is opened as it comes in, a bad one never costs a good one."""
+"""Collecting a round's updates: each is opened as it comes in, a bad one never costs a good one.
+
+Rules: an update is what `rounds.update` accepts, one per client. Of three or more, one whose norm
+(over all its tensors) is more than `MOST_TIMES_MEDIAN` times the lower median of the round's norms
+is refused and logged, and the others count: with the same settings and the same start, honest
+updates differ far less. Of two nobody can say which one is the odd one.
+"""
 
 import logging
+import math
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from flwr.app import Message, Metadata
 
 from offsite.coordinator.attempt import Attempt
@@ -14,6 +23,9 @@ from offsite.emulator.rounds.update import Update, UpdateTerms, open_update
 from offsite.secure.errors import PeerError
 
 log = logging.getLogger(__name__)
+
+MOST_TIMES_MEDIAN = 10.0
+FEWEST_TO_COMPARE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +51,12 @@ class Replies:
 
 
 def collect(campaign: Campaign, attempt: Attempt, message_ids: Sequence[str]) -> Replies:
-    """Open every update as it comes in; refuse what is wrong with it and keep the others."""
+    """Open every update as it comes in; refuse what is wrong with it and keep the others.
+
+    Guarantees:
+        Of at least three updates none is kept whose norm is more than ten times the lower median
+        (test_an_update_far_larger_than_the_others_is_refused_and_they_count).
+    """
     updates: list[tuple[Metadata, Update]] = []
     refused, answered, largest = 0, 0, 0
     for reply in _replies(campaign, attempt.plan.deadline_unix_s, message_ids):
@@ -53,7 +70,39 @@ def collect(campaign: Campaign, attempt: Attempt, message_ids: Sequence[str]) ->
         except PeerError as error:
             refused += 1
             log.warning("round %d: refused: %s", attempt.row.round, error)
-    return Replies(updates, refused, len(message_ids) - answered, largest)
+    kept = _without_outliers(updates, attempt.row.round)
+    refused += len(updates) - len(kept)
+    return Replies(kept, refused, len(message_ids) - answered, largest)
+
+
+def _without_outliers(
+    updates: list[tuple[Metadata, Update]], round_number: int
+) -> list[tuple[Metadata, Update]]:
+    """Those whose norm is not far from what is usual in the round."""
+    if len(updates) < FEWEST_TO_COMPARE:
+        return updates
+    norms = [_norm(update) for _, update in updates]
+    most = MOST_TIMES_MEDIAN * statistics.median_low(norms)
+    for (_, update), norm in zip(updates, norms, strict=True):
+        if norm > most:
+            log.warning(
+                "round %d: refused: update of %s: expected a norm of at most %.4g, ten times the"
+                " median, found %.4g",
+                round_number,
+                update.client_id,
+                most,
+                norm,
+            )
+    return [pair for pair, norm in zip(updates, norms, strict=True) if norm <= most]
+
+
+def _norm(update: Update) -> float:
+    """The L2 norm over all tensors."""
+    parts = (
+        float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
+        for tensor in update.delta.values()
+    )
+    return math.hypot(*parts)
 
 
 def _replies(

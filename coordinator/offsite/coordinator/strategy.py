@@ -10,9 +10,13 @@ Notable decisions:
 - FedAdam's server rate is 1e-3 and its tau 1e-5 (Flower: 0.1 and 1e-3). A fine-tuning update moves
   a weight by about 1e-3; with Flower's tau the step would hardly adapt, with its rate the weights
   would be destroyed in the first round.
+- A client says itself how many examples it has, and nobody can check it. So an update weighs at most
+  `MOST_TIMES_MEDIAN` times the (lower) median of what the round's clients claim: one claim cannot
+  replace everybody's update. A client with honestly more data than that weighs less than its share.
 - FedAdam computes in float64 where NumPy promotes; the next adapter is fp32 like the wire.
 """
 
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
@@ -38,6 +42,7 @@ from offsite.emulator.schema import TensorSpec
 
 SERVER_LEARNING_RATE = 1e-3
 TAU = 1e-5
+MOST_TIMES_MEDIAN = 10
 MOMENTS = ("m_t", "v_t")
 
 
@@ -108,13 +113,20 @@ def aggregate(
     Args:
         aggregation: how many aggregations the state has seen, and this one; for FedAdam's bias.
         adapter: what the round started from, fp32.
-        updates: each with the metadata of the reply that it came in. They are added up in the order of client
-            ids, so the result does not depend on who answered first.
+        updates: each with the metadata of the reply that it came in. They are added up in the order
+            of client ids, so the result does not depend on who answered first.
+
+    Guarantees:
+        An update weighs at most ten times the lower median of the examples that the round's clients
+        claim (test_a_claim_of_many_examples_weighs_at_most_ten_times_the_median).
     """
     ordered = sorted(updates, key=lambda pair: pair[1].client_id)
     shared = set.intersection(*(set(update.metrics) for _, update in ordered))
+    most = MOST_TIMES_MEDIAN * statistics.median_low(u.num_examples for _, u in ordered)
     replies = [
-        message_with_metadata(metadata, _tuned(adapter, update, sorted(shared)))
+        message_with_metadata(
+            metadata, _tuned(adapter, update, min(update.num_examples, most), sorted(shared))
+        )
         for metadata, update in ordered
     ]
     arrays, metrics = strategy.aggregate_train(aggregation, replies)
@@ -123,11 +135,13 @@ def aggregate(
     return {name: torch.from_numpy(arrays[name].numpy()).float() for name in adapter}, means
 
 
-def _tuned(adapter: Mapping[str, Tensor], update: Update, metrics: Sequence[str]) -> RecordDict:
+def _tuned(
+    adapter: Mapping[str, Tensor], update: Update, weight: int, metrics: Sequence[str]
+) -> RecordDict:
     """A reply as Flower's strategies expect it: the client's adapter, not its difference."""
     tuned = {name: tensor + update.delta[name] for name, tensor in adapter.items()}
     values = MetricRecord({name: update.metrics[name] for name in metrics})
-    values[NUM_EXAMPLES] = update.num_examples
+    values[NUM_EXAMPLES] = weight
     return RecordDict({ARRAYS: adapter_to_record(tuned), METRICS: values})
 
 

@@ -32,6 +32,7 @@ def settings_of(config: CoordinatorConfig) -> CampaignSettings:
         patience=section.patience,
         tolerance=config.gate.tolerance,
         deadline_s=section.deadline_s,
+        max_examples=section.max_examples,
         seed=section.seed,
     )
 

@@ -72,7 +72,7 @@ class Machine:
 
     device: torch.device | None = None
     threads: int = 0
-    limits: EdgeLimits = EdgeLimits()
+    limits: EdgeLimits = field(default_factory=EdgeLimits)
     clock: Callable[[], float] = time.time
 
 

@@ -3,7 +3,9 @@
 Notable decisions:
 
 * The model is made on the meta device first and compared with the schema; only then it gets
-  storage. A config that asks for more than the shipped tensors hold allocates nothing.
+  storage. A config that asks for more than the shipped tensors hold gets no weights. Making the
+  config itself, and the modules, does take memory (lists of layers, labels), in proportion to
+  numbers in it: those are bounded before, in `bundle.config_rules`.
 * The linear layers of MLPs take the shapes of the schema, since width pruning makes them narrower
   than any config can say. Nothing else may differ from what the config describes.
 * Tied weights stand once in a schema, under the name the model lists first (the embedding); the

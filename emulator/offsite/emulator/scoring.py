@@ -12,6 +12,11 @@ Notable decisions:
   position.
 * A cache that cannot be repeated (recurrent states), or a question longer than the model,
   is scored from whole sequences, cut on the left as the harness does.
+* A question counts as answered only if every likelihood of its choices is finite and the right
+  choice is the single likeliest one. The harness takes the first of a tie, and ``argmax`` of NaN is
+  the first too: a model that is broken, or that says the same of everything, would answer every
+  question whose right choice stands first, and a gate would let it pass. Of models that work, ties
+  are rare and are the only questions on which the accuracy differs from the harness's.
 * Tokenisation is that of the harness (``HFLM`` in ``lm_eval/models/huggingface.py``):
   query and choice are encoded together, trailing white space of the query belongs to the
   choice, no special tokens are added except a BOS for the Gemma family.
@@ -49,14 +54,14 @@ class ChoiceScores:
 
     @property
     def correct(self) -> bool:
-        """Whether the likeliest choice is the right one."""
-        return _argmax(self.log_likelihoods) == self.gold
+        """Whether the right choice alone is the likeliest; never if a value is not finite."""
+        return _wins(self.gold, self.log_likelihoods)
 
     @property
     def correct_norm(self) -> bool:
-        """Whether the likeliest choice per character is the right one."""
+        """The same per character."""
         pairs = zip(self.log_likelihoods, self.characters, strict=True)
-        return _argmax([value / characters for value, characters in pairs]) == self.gold
+        return _wins(self.gold, [value / characters for value, characters in pairs])
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,8 +361,10 @@ def _max_tokens(model: PreTrainedModel) -> float:
     return limit if isinstance(limit, int) and limit > 0 else math.inf
 
 
-def _argmax(values: Sequence[float]) -> int:
-    return max(range(len(values)), key=values.__getitem__)
+def _wins(gold: int, values: Sequence[float]) -> bool:
+    best = values[gold]
+    others = (value for choice, value in enumerate(values) if choice != gold)
+    return all(map(math.isfinite, values)) and all(best > value for value in others)
 
 
 def _proportion_stderr(proportion: float, n: int) -> float:

@@ -37,9 +37,11 @@ QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
 }
-"""Libraries say on standard error what our errors say better, and report to nobody."""
+"""Libraries say on standard error what our errors say better, report to nobody and fetch nothing:
+models and tokenizers are local files, and no setting of a peer may make a library download code."""
 
 
 class Terminal:

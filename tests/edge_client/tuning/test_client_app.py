@@ -21,6 +21,7 @@ from offsite.edge_client.client_app import (
     build_client_app,
 )
 from offsite.edge_client.data import DataReport, read_data
+from offsite.edge_client.edge_limits import EdgeLimits
 from offsite.emulator.adapters.adapter import AdapterKind, AdapterSpec, make_adapter
 from offsite.emulator.bundle.bundle import Bundle
 from offsite.emulator.bundle.manifest import ReleaseFacts
@@ -42,11 +43,13 @@ from offsite.emulator.rounds.plan import (
 )
 from offsite.emulator.rounds.update import Update, UpdateTerms, open_update
 from offsite.secure import envelope as envelopes
+from offsite.secure import limits
 from offsite.secure.errors import (
     ExpiredError,
     IntegrityError,
     OffsiteError,
     PeerError,
+    PolicyError,
     SignatureError,
     StaleReleaseError,
 )
@@ -244,6 +247,54 @@ def test_what_is_not_to_be_obeyed_is_refused_before_anything_is_loaded(
     empty = Message(RecordDict({"arrays": ArrayRecord()}), dst_node_id=9, message_type="train")
     refuses(app, empty, PeerError, "expected a config and arrays")
     assert statuses == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"micro_batch_tokens": 65_537}, "micro_batch_tokens: expected at most 65536, found 65537"),
+        ({"max_tokens": 32_769}, "max_tokens: expected at most 32768, found 32769"),
+        ({"local_steps": 10**9}, "local_steps: expected at most 1000000, found 1000000000"),
+        ({"local_epochs": 1000.5}, "local_epochs: expected at most 1000, found 1000.5"),
+    ],
+)
+def test_a_plan_that_asks_too_much_of_the_machine_is_refused_before_anything_is_loaded(
+    release: Release, tmp_path: Path, changes: dict[str, float], match: str
+) -> None:
+    statuses: list[str] = []
+    app = app_for(release, tmp_path, Listener(status=statuses.append))
+    settings = replace(SETTINGS, **changes)  # type: ignore[arg-type]
+    refuses(
+        app,
+        instruction(plan_for(release, settings=settings), release.adapter)[0],
+        PolicyError,
+        match,
+    )
+    assert statuses == []
+
+
+def test_a_deadline_too_far_ahead_is_refused(release: Release, tmp_path: Path) -> None:
+    limit_s = NOW + 7 * 86_400
+    plan = plan_for(release, deadline_unix_s=limit_s + 1)
+    match = f"deadline_unix_s: expected at most {limit_s:.0f}, found {limit_s + 1:.0f}"
+    refuses(app_for(release, tmp_path), instruction(plan, release.adapter)[0], PolicyError, match)
+    EdgeLimits().check(replace(plan, deadline_unix_s=limit_s), NOW)
+
+
+def test_a_release_serves_no_longer_than_it_is_valid(release: Release, tmp_path: Path) -> None:
+    late_unix_s = NOW + 1000 + limits.CLOCK_SKEW_S + 1
+    plan = plan_for(release, deadline_unix_s=late_unix_s + 600)
+    app = app_for(release, tmp_path, clock=lambda: late_unix_s)
+    message = instruction(plan, release.adapter)[0]
+    refuses(app, message, ExpiredError, "the release has expired")
+
+
+def test_what_leaves_counts_no_tokens_and_rounds_losses(release: Release, tmp_path: Path) -> None:
+    message, digest = instruction(plan_for(release), release.adapter)
+    metrics = opened(release, call(app_for(release, tmp_path), message), digest).metrics
+    losses = {"first-loss", "last-loss", "validation-before", "validation-after"}
+    assert metrics.keys() == {"steps", "examples"} | losses
+    assert all(metrics[name] == round(metrics[name], 3) for name in losses)
 
 
 def test_an_adapter_that_is_not_finite_is_refused(release: Release, tmp_path: Path) -> None:

@@ -237,6 +237,24 @@ def test_a_turn_that_the_template_rewrites_is_not_learnt(
     assert learnt_text(templated, encoded) == "Cold water.<|end|>"
 
 
+@pytest.mark.parametrize(
+    "templated",
+    [
+        LOOP + "{% if 'Be brief' in m.content %}{{ " + fault + " }}{% endif %}{{ m.content }}" + END
+        for fault in ("1 / 0", "1 + 'a'", "[1][9].x", "'a' * 10 ** 20", "(0.1).as_integer_ratio(1)")
+    ],
+    indirect=True,
+)
+def test_whatever_a_template_raises_makes_the_row_unusable_and_no_more(
+    templated: PreTrainedTokenizerBase,
+) -> None:
+    """A template that fails on a word would otherwise tell its author who wrote the word."""
+    encoded = encode(data_of(chat(CHAT, 3), chat(CHAT[1:], 4)), templated, Encoding(999))
+    (problem,) = encoded.report.problems
+    assert problem.line == 3
+    assert problem.reason.startswith("the chat template refuses the messages: ")
+
+
 @pytest.mark.parametrize("templated", [REFUSES_SYSTEM], indirect=True)
 def test_messages_that_the_template_refuses_are_reported(
     templated: PreTrainedTokenizerBase,

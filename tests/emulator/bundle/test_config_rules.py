@@ -84,6 +84,24 @@ def test_configurations_of_decoders_pass(family: str) -> None:
         {"model_type": ""},
         {"model_type": None},
         {"bad key": 1},
+        {"num_labels": 2},
+        {"id2label": {"0": 1}},
+        {"label2id": {}},
+        {"nested": {"num_labels": 10**7}},
+        {"attention_types": [[["global"], 10**8]]},
+        {"attention_types": [[["global"], 10_000], [["global"], 1]]},
+        {"attention_types": [[["global", "local"], 6_000]]},
+        {"attention_types": ["global", 10]},
+        {"attention_types": [[[], 6_000], [[], 6_000]]},
+        {"attention_types": 10**8},
+        {"nested": {"attention_types": [[["global"], 10**8]]}},
+        {"mlp_only_layers": [10**8]},
+        {"layer_types": [10**8]},
+        {"block_types": [[1, 10**8]]},
+        {"num_layers": 10**7},
+        {"num_decoder_layers": 10**7},
+        {"model_type": "rwkv"},
+        {"model_type": "yoso"},
     ],
     ids=lambda change: str(change)[:48],
 )
@@ -92,6 +110,11 @@ def test_a_setting_that_could_surprise_is_refused(change: dict[str, object]) -> 
     check_config(value, 32)
     with pytest.raises(PeerError, match=r"config\.json"):
         check_config(value | change, 32)  # type: ignore[arg-type]
+
+
+def test_numbers_in_lists_that_are_no_layers_stay_free() -> None:
+    value = sent(transformers.LlamaConfig()) | {"eos_token_id": [128_001, 128_009]}
+    assert check_config(value, 32) == value
 
 
 def test_a_configuration_that_is_no_object_is_refused() -> None:

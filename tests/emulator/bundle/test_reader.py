@@ -269,7 +269,24 @@ def test_a_huge_configuration_is_refused_unread(forge: Forge, signer: IdentityKe
     folder = forge({"config.json": b" " * ((1 << 20) + 1)})
     with pytest.raises(PeerError, match=r"config\.json: expected at most"):
         open_now(folder, signer, observe=checks.append)
-    assert checks[-1].name == "file sizes"
+    assert checks[-1].name == "manifest format"
+
+
+@pytest.mark.parametrize(
+    ("path", "size", "message"),
+    [
+        ("a0", 1, "expected the files .*found"),
+        ("config.json", 1 << 40, r"config\.json: expected at most"),
+    ],
+)
+def test_files_that_no_release_holds_are_refused_before_they_are_fetched(
+    path: str, size: int, message: str, signer: IdentityKey
+) -> None:
+    digest = "0" * 64
+    entry = {"path": path, "size": size, "sha256": digest, "chunks_sha256": digest}
+    payload = manifest_with([entry]).to_bytes()
+    with pytest.raises(PeerError, match=message):
+        open_manifest(to_bytes(sign(MANIFEST_TYPE, payload, signer)), signer.public, 1)
 
 
 def tensors_of(folder: Path, name: str) -> dict[str, torch.Tensor]:

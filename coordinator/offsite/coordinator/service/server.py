@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, Self, TypeVar, cast
 
 import grpc
 
@@ -145,8 +145,22 @@ def server_options(connections: int) -> list[tuple[str, int]]:
 
 
 def _bind(server: grpc.aio.Server, address: str, tls: ServerTls) -> int:
+    served = [tls.credential()]
+
+    def renewed() -> grpc.ServerCertificateConfiguration | None:
+        # Nothing unless it changed: gRPC exchanges the factory of its handshakes for each answer,
+        # without a lock, and crashes the process when many connections do so at once.
+        current = tls.credential()
+        if current == served[0]:
+            return None
+        served[0] = current
+        return _configuration(tls, current)
+
     credentials = grpc.dynamic_ssl_server_credentials(
-        _configuration(tls), lambda: _configuration(tls), require_client_authentication=True
+        _configuration(tls, served[0]),
+        # The stubs do not know that None stands for "as before".
+        cast("Callable[[], grpc.ServerCertificateConfiguration]", renewed),
+        require_client_authentication=True,
     )
     try:
         return server.add_secure_port(address, credentials)
@@ -157,8 +171,7 @@ def _bind(server: grpc.aio.Server, address: str, tls: ServerTls) -> int:
         ) from error
 
 
-def _configuration(tls: ServerTls) -> grpc.ServerCertificateConfiguration:
-    current = tls.credential()
+def _configuration(tls: ServerTls, current: Credential) -> grpc.ServerCertificateConfiguration:
     pairs = [(current.key_pem, current.cert_pem)]
     return grpc.ssl_server_certificate_configuration(pairs, tls.client_roots_pem)
 

@@ -5,11 +5,17 @@ or a kernel name downloads one, a quantisation configuration picks a back end. A
 strings or carry strings, so strings are allowed by name of the setting only, and only as one plain
 word: no path, no address, no repository. Numbers are bounded, so that a model of absurd size is
 refused before anything is allocated.
+
+Making a configuration object is not free either: transformers writes out one label for each of
+`num_labels`, one entry for each layer, and a packed list of GPT-Neo as often as it says. So labels
+are refused, which a language model does not need, and counts of layers and repeats are bounded by
+`MAX_BLOCKS`.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 
+from offsite.emulator.layer_map import MAX_BLOCKS
 from offsite.emulator.strict_json import JsonObject, JsonValue
 from offsite.secure.errors import PeerError
 
@@ -42,10 +48,26 @@ _STRING_KEYS = frozenset(
 _FORBIDDEN = re.compile(
     r"auto_map|implementation|kernels|kernel_config|quantization|custom|remote|peft"
 )
+_PER_LAYER = re.compile(r"layers|layer_types|block_types|attention_types|attn_type|pattern")
 _LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _NEEDLESS = frozenset(
-    {"id2label", "label2id", "finetuning_task", "problem_type", "attn_impl", "init_device"}
+    {
+        "attn_impl",
+        "finetuning_task",
+        "id2label",
+        "init_device",
+        "label2id",
+        "num_labels",
+        "problem_type",
+    }
 )
+"""Settings that no release needs: `neutral_config` leaves them out and nobody may send them."""
+
+_KERNEL_TYPES = frozenset({"mra", "rwkv", "yoso"})
+"""Model types whose classes download a compiled kernel by themselves, whatever the config says."""
+
+_PACKED = "attention_types"
+"""GPT-Neo's list of layers, packed: `[[[type, ...], repeats], ...]`."""
 
 
 def neutral_config(config: JsonObject) -> JsonObject:
@@ -67,6 +89,10 @@ def check_config(value: JsonValue, kept_blocks: int) -> JsonObject:
         raise PeerError("config.json: expected an object")
     if not isinstance(value.get("model_type"), str) or not value["model_type"]:
         raise PeerError("config.json: expected a model_type, found none")
+    if value["model_type"] in _KERNEL_TYPES:
+        raise PeerError(
+            f"config.json: model_type {value['model_type']} is refused: its class downloads kernels"
+        )
     _check_object(value, _MAX_NESTING)
     # Families name the count differently; the first of these names is the one that counts.
     for key in [key for key in _LAYER_COUNTS if key in value][:1]:
@@ -79,8 +105,11 @@ def check_config(value: JsonValue, kept_blocks: int) -> JsonObject:
 
 def _check_object(value: JsonObject, nesting: int) -> None:
     for key, item in value.items():
-        if key.startswith("_") or _FORBIDDEN.search(key) or not _WORD.fullmatch(key):
+        forbidden = key in _NEEDLESS or key.startswith("_") or _FORBIDDEN.search(key)
+        if forbidden or not _WORD.fullmatch(key):
             raise PeerError(f"config.json: found {key[:64]!a}, a setting no release may make")
+        if key == _PACKED:
+            _check_packed(item)
         _check_value(key, item, nesting)
 
 
@@ -98,13 +127,35 @@ def _check_value(key: str, value: JsonValue, nesting: int) -> None:
             _check_object(value, nesting - 1)
         else:
             for item in value:
+                _check_repeats(key, item)
                 _check_value(key, item, nesting - 1)
     elif value is not None:
         _check_number(key, value)
 
 
+def _check_packed(value: JsonValue) -> None:
+    """The list that comes out is at most `MAX_BLOCKS` long."""
+    total = 0
+    for item in value if isinstance(value, list) else [value]:
+        match item:
+            case [list() as kinds, int() as repeats] if repeats >= 0:
+                total += max(1, len(kinds)) * repeats
+            case _:
+                raise PeerError(f"config.json: {_PACKED}: expected [[type, ...], repeats]")
+    if total > MAX_BLOCKS:
+        raise PeerError(f"config.json: {_PACKED}: expected at most {MAX_BLOCKS}, found {total}")
+
+
+def _check_repeats(key: str, item: JsonValue) -> None:
+    """A number in a list of layers is the index of one, or says how often something repeats."""
+    if _PER_LAYER.search(key) and isinstance(item, int) and abs(item) > MAX_BLOCKS:
+        raise PeerError(f"config.json: {key}: expected at most {MAX_BLOCKS}, found {item!a:.64}")
+
+
 def _check_number(key: str, value: float) -> None:
     is_size = key.endswith(("_size", "_dim", "_heads", "_rank")) or key.startswith(("num_", "n_"))
     limit = _MAX_SIZE if is_size else _MAX_NUMBER
+    if key in _LAYER_COUNTS or key.endswith("_layers"):
+        limit = MAX_BLOCKS
     if abs(value) > limit:
         raise PeerError(f"config.json: {key}: expected at most {limit}, found {value!a:.64}")

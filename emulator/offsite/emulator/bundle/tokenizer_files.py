@@ -6,15 +6,22 @@ makes the generic fast tokenizer of transformers from them, directly, so neither
 an `auto_map` nor a path in a file can matter: such settings are unknown keys and refused. The
 writer proves that the copy tokenises like the original.
 
+The library that reads `tokenizer.json` is compiled code that panics on some nonsense, then or when
+the tokenizer is used, and a panic is no `Exception`. So reading and a first use are guarded, and
+what made it panic is a `PeerError`. Settings that a release never has (truncation, padding) and
+normalisers that make long text of short text are refused before the library sees them.
+
 A chat template is a Jinja program. transformers renders it in a sandbox without access to Python;
 a hostile one could still burn time. The report says when there is one.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from offsite.emulator.bundle.tokenizer_rules import check_backend
 from offsite.emulator.strict_json import (
     Fields,
     JsonObject,
@@ -58,7 +65,8 @@ def encode_tokenizer(tokenizer: "PreTrainedTokenizerBase") -> dict[str, bytes]:
     """The files of a tokenizer by name.
 
     Raises:
-        ConfigError: it has no fast implementation, or the copy would tokenise otherwise.
+        ConfigError: it has no fast implementation, the copy would tokenise otherwise, or edges would
+            refuse it.
     """
     if not tokenizer.is_fast:
         raise ConfigError(
@@ -68,6 +76,10 @@ def encode_tokenizer(tokenizer: "PreTrainedTokenizerBase") -> dict[str, bytes]:
     # Truncation and padding are left-overs of the last call, not part of the tokenizer.
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     backend |= {"truncation": None, "padding": None}
+    try:
+        check_backend(backend)
+    except PeerError as error:
+        raise ConfigError(f"edges would refuse this tokenizer: {error}") from error
     files = {
         TOKENIZER: canonical_json(backend),
         TOKENIZER_CONFIG: canonical_json(_settings(tokenizer)),
@@ -82,13 +94,18 @@ def check_tokenizer(folder: Path) -> JsonObject:
     settings = _check_settings(
         parse_json(data, TOKENIZER_CONFIG, MAX_TOKENIZER_CONFIG_BYTES), TOKENIZER_CONFIG
     )
-    _read_backend(folder)
+    _check_backend(folder)
     return settings
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     """The tokenizer of a verified bundle."""
-    return _build(_read_backend(folder), check_tokenizer(folder))
+    settings = check_tokenizer(folder)
+    with _no_panic():
+        tokenizer = _build((folder / TOKENIZER).read_text("utf-8"), settings)
+        for probe in _PROBES:
+            tokenizer(probe)
+    return tokenizer
 
 
 def _settings(tokenizer: "PreTrainedTokenizerBase") -> dict[str, JsonValue]:
@@ -133,19 +150,30 @@ def _check_settings(value: JsonValue, what: str) -> JsonObject:
     return value
 
 
-def _read_backend(folder: Path) -> str:
-    """The text of `tokenizer.json`, after the library has parsed it."""
+def _check_backend(folder: Path) -> None:
+    """Refuses a `tokenizer.json` that is none, or that fails when it is used."""
     from tokenizers import Tokenizer
 
     path = folder / TOKENIZER
     if path.stat().st_size > MAX_TOKENIZER_BYTES:
         raise PeerError(f"{TOKENIZER}: expected at most {MAX_TOKENIZER_BYTES} bytes")
+    data = path.read_bytes()
+    check_backend(parse_json(data, TOKENIZER, MAX_TOKENIZER_BYTES))
+    with _no_panic():
+        tokenizer = Tokenizer.from_str(data.decode())
+        for probe in _PROBES:
+            tokenizer.encode(probe)
+
+
+@contextmanager
+def _no_panic() -> Iterator[None]:
+    """Whatever the library raises is the file's fault; a panic is a bare BaseException."""
     try:
-        text = path.read_text("utf-8")
-        Tokenizer.from_str(text)
-    except Exception as error:  # the library raises bare Exception
+        yield
+    except (KeyboardInterrupt, SystemExit, MemoryError, GeneratorExit):
+        raise
+    except BaseException as error:
         raise PeerError(f"{TOKENIZER}: expected a tokenizer, found {error!s:.200}") from error
-    return text
 
 
 def _build(backend: str, settings: JsonObject) -> "PreTrainedTokenizerFast":

@@ -6,7 +6,8 @@ well as NumPy's. Only Flower's task ids stay behind; they mean nothing outside t
 
 Rules for what arrives, each violated one a `PeerError` that names the place:
 
-- counts are compared with their limits before anything is iterated;
+- what the bytes hold is counted before protobuf makes objects of it (`wire_count`), and counts are
+  compared with their limits before anything is iterated;
 - a NumPy array's header is read first, without pickle, and must agree with the declared dtype and
   shape, and the data must be exactly as long as both say;
 - ids, texts and numbers of the metadata are bounded and finite.
@@ -32,18 +33,16 @@ from google.protobuf.message import DecodeError, EncodeError
 
 from offsite.emulator.rounds.flower_internals import message_with_metadata
 from offsite.emulator.rounds.numpy_arrays import NUMPY_STYPE, check_numpy_array
+from offsite.emulator.rounds.wire_count import DIMENSIONS, RECORDS, VALUES, check_field_count
 from offsite.secure.errors import ConfigError, PeerError
 from offsite.secure.limits import MIB, ROUND_MESSAGE_BYTES, TENSORS
 from offsite.v1 import rounds_pb2 as pb
 
 MESSAGE_BYTES = min(ROUND_MESSAGE_BYTES, 2048 * MIB - 1)
 """What protobuf can serialise at most."""
-RECORDS = 64
-VALUES = 1_000
 NAME_CHARS = 512
 ID_CHARS = 64
 REASON_CHARS = 500
-DIMENSIONS = 32
 CATEGORIES = frozenset({MessageType.TRAIN, MessageType.EVALUATE, MessageType.QUERY})
 
 
@@ -78,6 +77,7 @@ def message_from_bytes(data: bytes) -> Message:
     """
     if len(data) > MESSAGE_BYTES:
         raise PeerError(f"round message: expected at most {MESSAGE_BYTES} bytes, got {len(data)}")
+    check_field_count(data)
     try:
         wire = pb.RoundMessage.FromString(data)
     except DecodeError as error:
