@@ -14,7 +14,7 @@ from offsite.coordinator.campaign_parts import Campaign
 from offsite.coordinator.commands import init, serve
 from offsite.coordinator.commands.emulate import check_travels
 from offsite.coordinator.mailbox import Mailbox, Phase
-from offsite.coordinator.release import current_release, stored_release
+from offsite.coordinator.release import current_release, settings_unlike, stored_release
 from offsite.coordinator.store import Store
 from offsite.coordinator.tables.campaigns import CampaignRow, CampaignState
 from offsite.coordinator.workspace import open_workspace
@@ -141,6 +141,15 @@ def test_a_token_in_a_file_is_not_printed_too(state: Path, tmp_path: Path) -> No
 
 
 # ---- emulate
+
+
+def test_settings_that_differ_from_the_release_are_named(state: Path) -> None:
+    with open_workspace(state, exclusive=True) as workspace:
+        manifest = stored_release(workspace).manifest
+        assert settings_unlike(workspace.config, manifest) == []
+    changes = ["adapter.kind=lora", "emulator.top=1"]
+    with open_workspace(state, changes, exclusive=True) as workspace:
+        assert settings_unlike(workspace.config, manifest) == ["adapter.kind", "emulator.top"]
 
 
 def test_a_missing_calibration_is_said_before_the_model_is_loaded(state: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -277,3 +278,9 @@ def test_bad_rows_of_parquet(tmp_path: Path) -> None:
     pq.write_table(pa.table({"question": ["a"]}), tmp_path / "b.parquet")
     with pytest.raises(ConfigError, match=r"found \['question'\]"):
         read_data(tmp_path / "b.parquet")
+
+
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "data.jsonl")
+    with pytest.raises(ConfigError, match="a pipe"):
+        read_data(tmp_path / "data.jsonl")

@@ -7,8 +7,10 @@ current (`current_release`); what was tuned with it may be evaluated and exporte
 
 import time
 
+from offsite.coordinator.config import CoordinatorConfig
 from offsite.coordinator.workspace import Workspace
 from offsite.emulator.bundle.bundle import Bundle
+from offsite.emulator.bundle.manifest import Manifest
 from offsite.emulator.bundle.reader import open_bundle
 from offsite.emulator.bundle.stated import stated_manifest
 from offsite.emulator.durable import undo_half_exchange
@@ -36,6 +38,21 @@ def stored_release(workspace: Workspace) -> Bundle:
     undo_half_exchange(workspace.state.bundle)
     stated = stated_manifest(workspace.state.bundle)
     return _open(workspace, 0.0 if stated is None else stated.facts.created_unix_s)
+
+
+def settings_unlike(config: CoordinatorConfig, manifest: Manifest) -> list[str]:
+    """The settings that shape a release and differ from those it was made with."""
+    slots = [slot.name.partition(".")[0] for slot in manifest.layer_map.slots]
+    pairs = {
+        "adapter.kind": (config.adapter.kind, manifest.adapter.kind),
+        "adapter.rank": (config.adapter.rank, manifest.adapter.rank),
+        "adapter.alpha": (config.adapter.alpha, manifest.adapter.alpha),
+        "emulator.method": (config.emulator.method.value, manifest.facts.method),
+        "emulator.ratio": (config.emulator.ratio, manifest.facts.ratio),
+        "emulator.bottom": (config.emulator.bottom, slots.count("bottom")),
+        "emulator.top": (config.emulator.top, slots.count("top")),
+    }
+    return [name for name, (wanted, made) in pairs.items() if wanted != made]
 
 
 def _open(workspace: Workspace, now_unix_s: float) -> Bundle:

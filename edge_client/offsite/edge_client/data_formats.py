@@ -74,6 +74,8 @@ def detect_format(path: Path) -> Format:
     Raises:
         ConfigError: the file is missing, empty, or nothing that is known.
     """
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path}: expected a file, found a folder, a pipe or a device")
     try:
         with path.open("rb") as file:
             magic = file.read(len(_PARQUET_MAGIC))

@@ -30,7 +30,7 @@ from offsite.coordinator.grid import GrpcGrid
 from offsite.coordinator.keys import ServerCertificate
 from offsite.coordinator.mailbox import CampaignStatus, Mailbox, Phase
 from offsite.coordinator.owner_inputs import gate_of, load_model
-from offsite.coordinator.release import current_release
+from offsite.coordinator.release import current_release, settings_unlike
 from offsite.coordinator.service.artefacts import ArtefactService
 from offsite.coordinator.service.enrolment import EnrolmentService
 from offsite.coordinator.service.rounds import RoundService
@@ -71,6 +71,11 @@ def serve_campaign(root: Path, overrides: Sequence[str], stay: bool, terminal: T
     ):
         # (1) The release.
         bundle = current_release(workspace)
+        if changed := settings_unlike(workspace.config, bundle.manifest):
+            terminal.note(
+                f"the release was made with another {', '.join(changed)} than the settings name; "
+                "it is what counts: run `coordinator emulate` to change it"
+            )
         # (2) The service.
         authority = Authority(workspace.keys, workspace.store)
         mailbox = Mailbox(workspace.store, Spool(workspace.state.spool))
