@@ -74,7 +74,7 @@ def merged_in(
 class ModelGate:
     """A `Gate` that scores the full model on questions, as lm-evaluation-harness does.
 
-    A question with a score that is not finite, or with a tie for the best, counts as wrong
+    A question with a score that is not finite, or whose scores are all equal, counts as wrong
     (`scoring`): an adapter that breaks the model cannot pass on what is left of it.
     """
 

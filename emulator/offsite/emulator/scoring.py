@@ -12,11 +12,9 @@ Notable decisions:
   position.
 * A cache that cannot be repeated (recurrent states), or a question longer than the model,
   is scored from whole sequences, cut on the left as the harness does.
-* A question counts as answered only if every likelihood of its choices is finite and the right
-  choice is the single likeliest one. The harness takes the first of a tie, and ``argmax`` of NaN is
-  the first too: a model that is broken, or that says the same of everything, would answer every
-  question whose right choice stands first, and a gate would let it pass. Of models that work, ties
-  are rare and are the only questions on which the accuracy differs from the harness's.
+* Of choices that tie the first is taken, as the harness does (bf16 makes some tie). Unlike there, a
+  question counts as wrong if a likelihood is not finite or all of them are equal: the first choice
+  would win by ``argmax``, and a gate whose right choices stand first would let a broken model pass.
 * Tokenisation is that of the harness (``HFLM`` in ``lm_eval/models/huggingface.py``):
   query and choice are encoded together, trailing white space of the query belongs to the
   choice, no special tokens are added except a BOS for the Gemma family.
@@ -54,7 +52,7 @@ class ChoiceScores:
 
     @property
     def correct(self) -> bool:
-        """Whether the right choice alone is the likeliest; never if a value is not finite."""
+        """Whether the right choice is the likeliest; never if nothing tells them apart."""
         return _wins(self.gold, self.log_likelihoods)
 
     @property
@@ -362,9 +360,9 @@ def _max_tokens(model: PreTrainedModel) -> float:
 
 
 def _wins(gold: int, values: Sequence[float]) -> bool:
-    best = values[gold]
-    others = (value for choice, value in enumerate(values) if choice != gold)
-    return all(map(math.isfinite, values)) and all(best > value for value in others)
+    if not all(map(math.isfinite, values)) or min(values) == max(values):
+        return False
+    return values.index(max(values)) == gold
 
 
 def _proportion_stderr(proportion: float, n: int) -> float:
