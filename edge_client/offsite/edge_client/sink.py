@@ -2,7 +2,7 @@
 
 Notable: hashing and writing happen in the thread that receives. gRPC reads from the line and
 decrypts in threads of its own meanwhile; handing chunks to yet another thread was measured to cost
-as much as it gained. Every 16 MiB the kernel is told that the file will not be read soon: it starts
+as much as it gained. Every 2 MiB the kernel is told that the file will not be read soon: it starts
 to write back what is dirty and drops what is clean, so the last fsync is short and a large bundle
 does not push the machine's other work out of memory.
 
@@ -21,7 +21,7 @@ from offsite.emulator.durable import machine_errors
 from offsite.secure import limits
 from offsite.secure.errors import IntegrityError
 
-_WRITEBACK_BYTES: Final = 16 * limits.MIB
+_WRITEBACK_BYTES: Final = 2 * limits.MIB
 
 Chunk = bytes | memoryview
 
