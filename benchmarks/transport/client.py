@@ -13,6 +13,7 @@ import grpc
 from benchmarks.transport.release import FILE
 from benchmarks.transport.saying import memory_mb, say, say_rate, timed
 from offsite.edge_client import fetch
+from offsite.edge_client.channel import channel_options
 from offsite.emulator.heap import keep_freed_buffers
 from offsite.emulator.progress import Report, silent
 from offsite.secure import limits, names
@@ -21,24 +22,24 @@ from offsite.v1 import artefacts_pb2 as pb
 
 BARE = "/offsite.benchmark.Bare/Stream"
 SENT = "/offsite.benchmark.Count/Sent"
-OPTIONS = (
+BARE_OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.ssl_target_name_override", names.SERVER_NAME),
     ("grpc.max_receive_message_length", limits.CONTROL_MESSAGE_BYTES),
-)
+]
 
 
 def stream(work: Path, port: int, tuned: bool) -> None:
     """A baseline."""
     if tuned:
         keep_freed_buffers()
-    with connected(work, port) as channel:
+    with connected(work, port, BARE_OPTIONS) as channel:
         _bare(channel, limit=limits.MIB)
         say_rate(timed(lambda: _bare(channel)))
 
 
 def client(work: Path, port: int) -> None:
     """A fetch, and what memory it took above that of the connected process."""
-    with connected(work, port) as channel:
+    with connected(work, port, channel_options()) as channel:
         idle_mb = memory_mb("VmRSS")
         say_rate(timed(lambda: fetch_into(work, channel, "run")))
         say(idle_mb=idle_mb, peak_mb=memory_mb("VmHWM"))
@@ -52,14 +53,14 @@ def half(work: Path, port: int) -> None:
         if done >= total // 2:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    with connected(work, port) as channel:
+    with connected(work, port, channel_options()) as channel:
         ask_sent(channel)
         fetch_into(work, channel, "resumed", stop_at_half)
 
 
 def rest(work: Path, port: int) -> None:
     """Goes on where `half` was killed; the server says what it sent since it was last asked."""
-    with connected(work, port) as channel:
+    with connected(work, port, channel_options()) as channel:
         first = ask_sent(channel)
         kept = (work / "resumed.incoming" / FILE).stat().st_size
         took = timed(lambda: fetch_into(work, channel, "resumed"))
@@ -75,14 +76,16 @@ def rest(work: Path, port: int) -> None:
 
 
 @contextmanager
-def connected(work: Path, port: int) -> Iterator[grpc.Channel]:
+def connected(
+    work: Path, port: int, options: list[tuple[str, int | str]]
+) -> Iterator[grpc.Channel]:
     """The channel of an enrolled client."""
     credentials = grpc.ssl_channel_credentials(
         (work / "ca.pem").read_bytes(),
         (work / "client.key").read_bytes(),
         (work / "client.pem").read_bytes(),
     )
-    with grpc.secure_channel(f"127.0.0.1:{port}", credentials, options=OPTIONS) as channel:
+    with grpc.secure_channel(f"127.0.0.1:{port}", credentials, options=options) as channel:
         grpc.channel_ready_future(channel).result(timeout=30)
         yield channel
 

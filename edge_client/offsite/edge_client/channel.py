@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Final
 
 import grpc
+from grpc.experimental import ChannelOptions
 
 from offsite.edge_client.state import EdgeState
 from offsite.secure import certificates, errors, limits, names
@@ -106,10 +107,10 @@ def _untold_error(code: grpc.StatusCode, details: str) -> OffsiteError:
 
 
 def _secure_channel(address: str, credentials: grpc.ChannelCredentials) -> grpc.Channel:
-    return grpc.secure_channel(address, credentials, options=_channel_options())
+    return grpc.secure_channel(address, credentials, options=channel_options())
 
 
-def _channel_options() -> list[tuple[str, int | str]]:
+def channel_options() -> list[tuple[str, int | str]]:
     """Channel arguments of grpc; times in milliseconds, sizes in bytes."""
     return [
         ("grpc.ssl_target_name_override", names.SERVER_NAME),
@@ -125,4 +126,7 @@ def _channel_options() -> list[tuple[str, int | str]]:
         ("grpc.enable_retries", 0),
         # A closed channel closes its connection, whatever other channels there are.
         ("grpc.use_local_subchannel_pool", 1),
+        # A stream is read by the thread that uses it, not by one more that hands every chunk over:
+        # a fifth of the time that a release takes.
+        (ChannelOptions.SingleThreadedUnaryStream, 1),
     ]
