@@ -54,9 +54,9 @@ class _Received:
 
 
 class Gathering:
-    """See the module. All methods raise PeerError for what does not fit; nothing changes then."""
+    """See the module. `key` signs the members; an audit has none. All methods raise PeerError for what does not fit; nothing changes then."""
 
-    def __init__(self, config: RoundConfig, key: IdentityKey, key_of: KeyOf) -> None:
+    def __init__(self, config: RoundConfig, key: IdentityKey | None, key_of: KeyOf) -> None:
         self.config = config
         self.received = _Received()
         self._key, self._key_of = key, key_of
@@ -136,7 +136,20 @@ class Gathering:
         if self._members is None:
             self._members = Members(self.roster.digest, self._agreeing())
             self._check_enough(len(self._members.client_ids), "members")
+        assert self._key is not None  # only an audit has none, and it adopts
         return signed(self._members, self._key)
+
+    def adopt_members(self, members: Members) -> None:
+        """U2 as it was chosen and signed before: after a restart, and in an audit.
+
+        Raises:
+            PeerError: these members cannot follow from what was taken in.
+        """
+        acknowledged = self.received.acknowledgements
+        if members.roster != self.roster.digest or not set(members.client_ids) <= set(acknowledged):
+            raise PeerError("expected members that acknowledged their shares, found others")
+        self._check_enough(len(members.client_ids), "members")
+        self._members = members
 
     def _agreeing(self) -> tuple[str, ...]:
         acknowledged = {

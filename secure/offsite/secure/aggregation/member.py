@@ -18,17 +18,18 @@ Rules, each with a test of its name in `tests/secure/aggregation/test_attacks.py
 * before a masked vector or a share leaves, the latch is closed (on disk, in the shell): the same
   update never enters two sums, and shares are revealed once.
 
-A killed member is made again from its entropy and the stored messages (`replay`).
+A killed member is made again from its entropy and its journal (`restore`), which is complete before
+a step returns.
 """
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Protocol
 
 from offsite.secure.aggregation import dealing
 from offsite.secure.aggregation.dealing import Delivery, Held
+from offsite.secure.aggregation.journal import Entry, Step, pack_deliveries, unpack_deliveries
 from offsite.secure.aggregation.keys import MemberSecrets, self_commitment
 from offsite.secure.aggregation.keystream import Words
 from offsite.secure.aggregation.masks import Mask, Sign, apply_masks
@@ -54,18 +55,6 @@ from offsite.secure.aggregation.round_config import CONFIG_TYPE, RoundConfig
 from offsite.secure.envelope import from_bytes, verify
 from offsite.secure.errors import ExpiredError, PeerError, PolicyError
 from offsite.secure.identity import IdentityKey, IdentityPublicKey
-
-
-class Step(Enum):
-    """What a member does next."""
-
-    ADVERTISE = 0
-    SHARE = 1
-    ACKNOWLEDGE = 2
-    MASK = 3
-    CONFIRM = 4
-    REVEAL = 5
-    DONE = 6
 
 
 class Latch(Protocol):
@@ -111,6 +100,7 @@ class Member:
         policy.check(config)
         self.next = Step.ADVERTISE
         self.config = config
+        self.journal: list[Entry] = []
         self._me, self._coordinator, self._key_of = me, coordinator, key_of
         self._secrets = MemberSecrets(entropy)
         self._roster: Roster | None = None
@@ -127,9 +117,9 @@ class Member:
     def advertise(self, now_unix_s: float) -> bytes:
         """The signed advertisement: public keys and the commitment to b."""
         self._expect(Step.ADVERTISE, now_unix_s, 0)
-        message = self._advertisement()
-        self.next = Step.SHARE
-        return signed(message, self._me.identity)
+        message = signed(self._advertisement(), self._me.identity)
+        self._note(Step.ADVERTISE, (), (message,))
+        return message
 
     def _advertisement(self) -> Advertisement:
         secrets, config = self._secrets, self.config.digest
@@ -157,8 +147,10 @@ class Member:
         roster = self.checked_roster(advertisements)
         parts = dealing.deal(roster, self._me.client_id, self._secrets)
         message = Sharing(roster.digest, self._me.client_id, dealing.parts_root(parts))
-        self._roster, self.next = roster, Step.ACKNOWLEDGE
-        return signed(message, self._me.identity), parts
+        self._roster = roster
+        sharing = signed(message, self._me.identity)
+        self._note(Step.SHARE, tuple(advertisements), (sharing, *parts))
+        return sharing, parts
 
     def checked_roster(self, advertisements: Sequence[bytes]) -> Roster:
         """The roster, with this member in it as it has advertised itself."""
@@ -176,6 +168,12 @@ class Member:
             deliveries: by dealer; a dealer that is missing has dropped out.
         """
         self._expect(Step.ACKNOWLEDGE, now_unix_s, 2)
+        message = signed(self._received(deliveries), self._me.identity)
+        self._note(Step.ACKNOWLEDGE, pack_deliveries(deliveries), (message,))
+        return message
+
+    def _received(self, deliveries: Mapping[str, Delivery]) -> Acknowledgement:
+        """Keeps the shares that fit; says which did."""
         roster, name = self._frozen(), self._me.client_id
         held, complaints = {name: dealing.own_share(roster, name, self._secrets)}, []
         for dealer in roster.client_ids:
@@ -189,9 +187,8 @@ class Member:
             except PeerError:
                 complaints.append(dealer)
         accepted = tuple(dealer for dealer in roster.client_ids if dealer in held)
-        message = Acknowledgement(roster.digest, name, accepted, tuple(complaints))
-        self._held, self.next = held, Step.MASK
-        return signed(message, self._me.identity)
+        self._held = held
+        return Acknowledgement(roster.digest, name, accepted, tuple(complaints))
 
     # Phase 3.
 
@@ -215,8 +212,8 @@ class Member:
         apply_masks(words, self._masks(found), self.config.generator, threads)
         sha256 = hashlib.sha256(words.view("u1").data).digest()
         message = Upload(roster.digest, found.digest, self._me.client_id, len(words), sha256)
-        self._members, self.next = found, Step.CONFIRM
-        self._upload = signed(message, self._me.identity)
+        self._members, self._upload = found, signed(message, self._me.identity)
+        self._note(Step.MASK, (members,), (self._upload,))
         return self._upload
 
     def _checked_members(self, found: Members) -> Members:
@@ -270,14 +267,20 @@ class Member:
             uploads: the signed headers of everybody whose vector is in the sum, in roster order.
         """
         self._expect(Step.CONFIRM, now_unix_s, 4)
+        survivors = self._take_survivors(uploads)
+        confirmation = Confirmation(self._frozen().digest, self._me.client_id, survivors)
+        message = signed(confirmation, self._me.identity)
+        self._note(Step.CONFIRM, tuple(uploads), (message,))
+        return message
+
+    def _take_survivors(self, uploads: Sequence[bytes]) -> bytes:
         roster, members = self._frozen(), self._agreed()
         names = check_survivors(roster, members, uploads, self.config, self._key_of)
         if self._upload not in uploads:
             raise PeerError("expected this client's own upload among the survivors, found none")
         survivors = survivors_digest(members.digest, uploads)
-        self._survivors, self.next = (survivors, names), Step.REVEAL
-        message = Confirmation(roster.digest, self._me.client_id, survivors)
-        return signed(message, self._me.identity)
+        self._survivors = survivors, names
+        return survivors
 
     # Phase 5.
 
@@ -297,9 +300,45 @@ class Member:
             self._held[name].half(B_HALF if name in names else SIGMA_HALF)
             for name in members.client_ids
         )
-        self.next = Step.DONE
-        message = Reveal(roster.digest, self._me.client_id, survivors, halves)
-        return signed(message, self._me.identity)
+        reveal = Reveal(roster.digest, self._me.client_id, survivors, halves)
+        message = signed(reveal, self._me.identity)
+        self._note(Step.REVEAL, tuple(confirmations), (message,))
+        return message
+
+    # After a crash.
+
+    def restore(self, journal: Sequence[Entry]) -> None:
+        """Takes the steps of a journal again, with the same terms, keys and entropy.
+
+        Raises:
+            PeerError, PolicyError: the journal is not one of this member in this round.
+        """
+        for entry in journal:
+            if entry.step is not self.next:
+                raise PolicyError(
+                    f"expected {self.next.name} in the journal, found {entry.step.name}"
+                )
+            self._retake(entry)
+            self._note(entry.step, entry.received, entry.sent)
+
+    def _retake(self, entry: Entry) -> None:
+        """The part of a step that changes this member; nothing is made anew or sent."""
+        match entry.step:
+            case Step.SHARE:
+                self._roster = self.checked_roster(entry.received)
+            case Step.ACKNOWLEDGE:
+                self._received(unpack_deliveries(entry.received))
+            case Step.MASK:
+                members = opened(Members, entry.received[0], self._coordinator)
+                self._members, self._upload = self._checked_members(members), entry.sent[0]
+            case Step.CONFIRM:
+                self._take_survivors(entry.received)
+            case _:  # nothing but the step itself
+                pass
+
+    def _note(self, step: Step, received: tuple[bytes, ...], sent: tuple[bytes, ...]) -> None:
+        self.journal.append(Entry(step, received, sent))
+        self.next = step.after
 
     def _expect(self, step: Step, now_unix_s: float, phase: int) -> None:
         if self.next is not step:
