@@ -59,7 +59,7 @@ def collect(campaign: Campaign, attempt: Attempt, message_ids: Sequence[str]) ->
     """
     updates: list[tuple[Metadata, Update]] = []
     refused, answered, largest = 0, 0, 0
-    for reply in _replies(campaign, attempt.plan.deadline_unix_s, message_ids):
+    for reply in pulled(campaign, attempt.plan.deadline_unix_s, message_ids):
         answered += 1
         try:
             update = _open_reply(campaign, attempt, reply)
@@ -105,7 +105,7 @@ def _norm(update: Update) -> float:
     return math.hypot(*parts)
 
 
-def _replies(
+def pulled(
     campaign: Campaign, deadline_unix_s: float, message_ids: Sequence[str]
 ) -> Iterator[Message]:
     """Each reply once, until all are there or the deadline has passed."""

@@ -84,6 +84,14 @@ class Gathering:
             self._roster = freeze_roster(self.config, chosen, self._key_of)
         return self._roster.signed
 
+    def adopt_roster(self, signed_advertisements: Sequence[bytes]) -> tuple[bytes, ...]:
+        """U1 as it was drawn before: after a restart. Raises PeerError for another one."""
+        roster = freeze_roster(self.config, signed_advertisements, self._key_of)
+        if self._roster is not None and self._roster.digest != roster.digest:
+            raise PeerError("expected the roster that was drawn before, found another")
+        self._roster = roster
+        return roster.signed
+
     # Phase 2.
 
     def add_sharing(self, data: bytes, parts: Sequence[bytes], client_id: str) -> None:
@@ -175,12 +183,21 @@ class Gathering:
         """Takes in a signed header; the caller has checked the vector against it."""
         if self._agreement is not None:
             raise _late("upload")
+        message = self._opened_upload(data, client_id)
+        _put(self.received.uploads, client_id, data)
+        return message
+
+    def check_upload(self, data: bytes, client_id: str, sha256: bytes) -> None:
+        """Raises PeerError unless a vector with this digest is the one that the header is about."""
+        if self._opened_upload(data, client_id).sha256 != sha256:
+            raise PeerError(f"{client_id}: expected the vector that it signed, found another")
+
+    def _opened_upload(self, data: bytes, client_id: str) -> Upload:
         message = opened(Upload, data, self._key_of(client_id))
         expected = (client_id, self.roster.digest, self.members.digest, self.config.values + 1)
         found = (message.client_id, message.roster, message.members, message.words)
         if found != expected or client_id not in self.members.client_ids:
             raise PeerError(f"{client_id}: expected an upload of this sum, found another")
-        _put(self.received.uploads, client_id, data)
         return message
 
     def freeze_survivors(self) -> tuple[bytes, ...]:
@@ -193,6 +210,22 @@ class Gathering:
                 self.config.digest, self.roster, self.members, names, digest
             )
         return tuple(self.received.uploads[name] for name in self._agreement.survivors)
+
+    def adopt_survivors(self, uploads: Sequence[bytes]) -> tuple[str, ...]:
+        """U3 as it was drawn before: after a restart.
+
+        Returns the names of those whose upload is here but came after the line: they are not in
+        the sum, and their vectors must not be.
+
+        Raises:
+            PeerError: not these members' uploads.
+        """
+        names = check_survivors(self.roster, self.members, uploads, self.config, self._key_of)
+        late = tuple(name for name in self.received.uploads if name not in names)
+        self.received.uploads = dict(zip(names, uploads, strict=True))
+        digest = survivors_digest(self.members.digest, uploads)
+        self._agreement = Agreement(self.config.digest, self.roster, self.members, names, digest)
+        return late
 
     # Phases 4 and 5.
 

@@ -216,6 +216,21 @@ class Member:
         self._note(Step.MASK, (members,), (self._upload,))
         return self._upload
 
+    def masked_again(self, words: Words, threads: int = 1) -> Words:
+        """The same masked vector once more, from the same encoded update, for a lost upload.
+
+        Raises:
+            PolicyError: nothing was masked yet, or these are not the same words.
+        """
+        if self._members is None or self._upload is None:
+            raise PolicyError("expected a vector that was masked before, found none")
+        masked = words.copy()
+        apply_masks(masked, self._masks(self._members), self.config.generator, threads)
+        header = claimed(Upload, self._upload)[1]
+        if hashlib.sha256(masked.view("u1").data).digest() != header.sha256:
+            raise PolicyError("expected the update that was masked before, found another one")
+        return masked
+
     def _checked_members(self, found: Members) -> Members:
         roster = self._frozen()
         if found.roster != roster.digest:

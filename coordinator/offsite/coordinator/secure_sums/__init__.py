@@ -1,0 +1,1 @@
+"""The coordinator's shell around secure aggregation: from advertisements to a cohort's mean."""

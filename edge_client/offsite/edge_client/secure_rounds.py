@@ -1,0 +1,210 @@
+"""The edge's part of a secure sum: from an encoded update to masked words, step by step.
+
+    begin     terms checked against plan and policy, update encoded, advertisement made
+    answer    share, acknowledge, mask, confirm, reveal; each from the folder, each stored before
+              it is sent, so that a killed edge answers the same again
+
+Rules it enforces, beside those of `offsite.secure.aggregation.member`: the terms are for this plan
+(release, adapter, round) and this schema; the members are named by a directory of the pinned
+authority, the very one that the terms name, no older than the one that this edge knows; the update
+is encoded once and never leaves but masked.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flwr.app import Message
+
+from offsite.edge_client.secure_folder import SecureFolder
+from offsite.emulator.rounds.exchange import (
+    Action,
+    exchange_content,
+    pack_sharing,
+    read_exchange,
+    read_messages,
+    read_share_request,
+)
+from offsite.secure import envelope
+from offsite.secure.aggregation.fixed_point import LEAST_WEIGHT, Values, encode
+from offsite.secure.aggregation.journal import Step, unpack_deliveries
+from offsite.secure.aggregation.keys import SEED_BYTES
+from offsite.secure.aggregation.keystream import Words
+from offsite.secure.aggregation.member import Member, Self, open_config
+from offsite.secure.aggregation.policy import PolicyFloor
+from offsite.secure.aggregation.round_config import RoundConfig
+from offsite.secure.directory import Directory, check_successor, open_directory
+from offsite.secure.errors import IdentityError, PeerError
+from offsite.secure.identity import IdentityKey, IdentityPublicKey
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Whom this edge believes, and what it demands."""
+
+    coordinator_key: IdentityPublicKey
+    authority_key: IdentityPublicKey
+    directory: Callable[[], Directory]
+    """The newest one that was accepted."""
+    policy: PolicyFloor = field(default_factory=PolicyFloor)
+
+
+@dataclass(frozen=True, slots=True)
+class SecureRounds:
+    """Takes part in secure sums; one at a time. `root` holds their folders."""
+
+    client_id: str
+    identity: IdentityKey = field(repr=False)
+    trust: Trust
+    root: Path
+    clock: Callable[[], float]
+    threads: int = 1
+    entropy: Callable[[], bytes] = lambda: secrets.token_bytes(SEED_BYTES)
+
+    def check_terms(
+        self, terms: bytes, plan_digest: bytes, schema_sha256: bytes, values: int
+    ) -> RoundConfig:
+        """The terms of a sum, before anything is tuned for it.
+
+        Raises:
+            PeerError: not signed by the coordinator, or for another plan or schema.
+            PolicyError: below what this machine demands.
+        """
+        config = open_config(terms, self.trust.coordinator_key)
+        expected = (plan_digest, schema_sha256, values)
+        if (config.binding, config.schema_sha256, config.values) != expected:
+            raise PeerError("expected the terms of a sum for this plan, found those of another")
+        self.trust.policy.check(config)
+        return config
+
+    def begin(self, terms: bytes, update: Values, num_examples: int) -> tuple[bytes, bytes]:
+        """Encodes the update and stores it; returns the sum's digest and the advertisement.
+
+        Args:
+            terms: those that `check_terms` has accepted.
+            update: the change of the adapter, fp32 (d,), in the order of the schema.
+        """
+        config = open_config(terms, self.trust.coordinator_key)
+        folder = SecureFolder.of(self.root, config.digest)
+        if not folder.is_there:
+            weight = min(max(num_examples / config.full_weight, LEAST_WEIGHT), 1.0)
+            words = encode(update, weight, config.fixed_point)
+            folder = SecureFolder.begin(self.root, config.digest, terms, self.entropy(), words)
+        member = self._member(folder, config)
+        if member.next is Step.ADVERTISE:
+            member.advertise(self.clock())
+            folder.write_journal(member.journal)
+        return config.digest, member.journal[Step.ADVERTISE.value].sent[0]
+
+    def answer(self, action: Action, message: Message) -> Message:
+        """The reply to one step.
+
+        Raises:
+            PeerError: what came does not fit; nothing was given away.
+            PolicyError: it would break a rule of the protocol or of this machine.
+        """
+        digest, body = read_exchange(message)
+        folder = SecureFolder.of(self.root, digest)
+        config = open_config(folder.read("terms"), self.trust.coordinator_key)
+        if action is Action.SHARE:
+            self._take_directory(folder, config, read_share_request(body)[0])
+        member = self._member(folder, config)
+        step = Step[action.name]
+        if member.next is step:
+            masked = self._take(step, member, folder, body)
+            folder.write_journal(member.journal)
+        elif member.next.value > step.value:
+            self._check_same(member, step, body)
+            masked = (
+                member.masked_again(folder.words(), self.threads) if step is Step.MASK else None
+            )
+        else:
+            raise PeerError(f"expected {member.next.name.lower()} next, found {action.value}")
+        sent = member.journal[step.value].sent
+        reply = pack_sharing(sent[0], sent[1:]) if action is Action.SHARE else sent[0]
+        return Message(exchange_content(digest, reply, masked), reply_to=message)
+
+    def _take(self, step: Step, member: Member, folder: SecureFolder, body: bytes) -> Words | None:
+        """Takes a step; returns the masked words where it makes them."""
+        now, received = self.clock(), _received(step, body)
+        match step:
+            case Step.SHARE:
+                member.share(received, now)
+            case Step.ACKNOWLEDGE:
+                member.acknowledge(unpack_deliveries(received), now)
+            case Step.MASK:
+                words = folder.words()
+                member.mask(received[0], words, folder, now, self.threads)
+                return words
+            case Step.CONFIRM:
+                member.confirm(received, now)
+            case Step.REVEAL:
+                member.reveal(received, folder, now)
+            case _:
+                raise PeerError(f"expected a step after tuning, found {step.name}")
+        return None
+
+    def _check_same(self, member: Member, step: Step, body: bytes) -> None:
+        """Asked again what was answered before: the same question gets the same answer."""
+        if member.journal[step.value].received != tuple(_received(step, body)):
+            raise PeerError(
+                f"{step.name.lower()} was answered before, for something else: the coordinator "
+                "changed its mind; this edge does not"
+            )
+
+    def _member(self, folder: SecureFolder, config: RoundConfig) -> Member:
+        me = Self(self.client_id, self.identity)
+        coordinator, policy = self.trust.coordinator_key, self.trust.policy
+        member = Member(
+            me, config, coordinator, _KeysOf(folder, self.trust), policy, folder.read("entropy")
+        )
+        member.restore(folder.journal())
+        return member
+
+    def _take_directory(self, folder: SecureFolder, config: RoundConfig, signed: bytes) -> None:
+        """The directory of the terms: signed, the one they name, and not older than ours."""
+        found = envelope.from_bytes(signed)
+        directory = open_directory(found, self.trust.authority_key, self.clock())
+        stated = (config.directory_version, config.directory_sha256)
+        if (directory.version, directory_digest(signed)) != stated:
+            raise PeerError("expected the directory that the terms name, found another")
+        known = self.trust.directory()
+        if directory.version < known.version:
+            raise IdentityError(
+                f"expected directory version {known.version} or later, found {directory.version}: "
+                "the coordinator went back in time"
+            )
+        check_successor(known, directory)
+        folder.write_directory(signed)
+
+
+@dataclass(slots=True)
+class _KeysOf:
+    """The identity keys of the directory in a sum's folder, read when first asked for."""
+
+    folder: SecureFolder
+    trust: Trust
+    _directory: Directory | None = None
+
+    def __call__(self, client_id: str) -> IdentityPublicKey:
+        if self._directory is None:
+            found = envelope.from_bytes(self.folder.read("directory"))
+            self._directory = open_directory(found, self.trust.authority_key, 0.0)
+        return self._directory.active(client_id).identity_key
+
+
+def directory_digest(signed: bytes) -> bytes:
+    """What the terms of a sum call a directory: SHA-256 of its exact signed bytes."""
+    return hashlib.sha256(signed).digest()
+
+
+def _received(step: Step, body: bytes) -> Sequence[bytes]:
+    match step:
+        case Step.SHARE:
+            return read_share_request(body)[1]
+        case Step.MASK:
+            return (body,)
+        case _:
+            return read_messages(body)
