@@ -88,9 +88,9 @@ class Scene:
             name: np.random.default_rng(i).normal(0, 0.1, VALUES).astype(np.float32)
             for i, name in enumerate(self.names)
         }
-        gone = {name_of(i): action for i, action in (gone or {}).items()}
+        leaving = {name_of(i): action for i, action in (gone or {}).items()}
         self.apps = {
-            node_id(name): self.app(name, directory, gone.get(name)) for name in self.names
+            node_id(name): self.app(name, directory, leaving.get(name)) for name in self.names
         }
         self.decisions = Kept()
 
