@@ -95,7 +95,8 @@ def fetch_into(work: Path, channel: grpc.Channel, name: str, report: Report = si
     key = IdentityKey.from_seed((work / "identity.seed").read_bytes()).public
     source = fetch.Source(channel, key, time.time())
     signed_bytes, signed = fetch.ask_for_release(source)
-    incoming = fetch.prepare_incoming(work / name, signed_bytes)
+    wanted = fetch.ask_for_emulator(source, signed_bytes, signed)
+    incoming = fetch.prepare_incoming(work / name, wanted)
     fetch.receive_files(source, signed.manifest, incoming, report)
     return signed.manifest.bundle_bytes
 

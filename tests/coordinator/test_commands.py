@@ -12,8 +12,8 @@ from tests.coordinator.owner import add_campaign, readme_command, run, write_inp
 
 from offsite.coordinator.campaign_parts import Campaign
 from offsite.coordinator.commands import init, serve
-from offsite.coordinator.commands.emulate import check_travels
 from offsite.coordinator.mailbox import Mailbox, Phase
+from offsite.coordinator.publishing import check_travels
 from offsite.coordinator.release import current_release, settings_unlike, stored_release
 from offsite.coordinator.store import Store
 from offsite.coordinator.tables.campaigns import CampaignRow, CampaignState
@@ -40,8 +40,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Model and texts, and a state folder made from them with the README's words."""
     folder = tmp_path_factory.mktemp("owner")
     write_inputs(folder)
-    for verb in ("init", "emulate"):
-        assert run(*readme_command(verb, folder, folder / "state")).exit_code == 0
+    few = ("--set", "leak.heal_steps=2", "--set", "leak.heal_tokens_per_step=64")
+    for verb, flags in (("init", few), ("emulate", ())):
+        assert run(*readme_command(verb, folder, folder / "state"), *flags).exit_code == 0
     return folder
 
 
@@ -209,12 +210,16 @@ def test_an_adapter_that_no_message_can_carry_is_refused() -> None:
         check_travels({"top.0.w": TensorSpec("F32", (2**29,))})
 
 
-def test_a_release_says_how_much_it_ships(state: Path) -> None:
+def test_a_release_says_how_it_was_built_and_what_was_measured(state: Path) -> None:
     stated = stated_manifest(state / "bundle")
     assert stated is not None
-    shipped = stated.facts.provenance["shipped"]
-    assert set(shipped) == {"base_parameters", "emulator_parameters", "share_of_parameters"}
-    assert 0 < shipped["share_of_parameters"] < 1
+    found = stated.facts.provenance
+    assert set(found) == {"built", "fidelity", "leak", "leak_budget"}
+    assert 0 < found["fidelity"]["share_of_parameters"] < 1
+    assert found["built"]["method"] == "width_prune" and found["leak_budget"] == {}
+    report = json.loads((state / "reports" / "1-leak.json").read_text())
+    assert report["emulators"] == {"main": {k: found[k] for k in ("built", "fidelity", "leak")}}
+    assert report["refused"] is False
 
 
 # ---- expiry
@@ -323,4 +328,4 @@ def test_a_run_that_was_stopped_by_the_machine_says_no_farewell(
     monkeypatch.setattr(serve, "_say_farewell", lambda *_: pytest.fail("it is not the end"))
     with pytest.raises(MachineError):
         run("serve", "--set", "server.listen=127.0.0.1:0", "--state", str(state))
-    assert not list((state / "reports").iterdir())
+    assert [path.name for path in (state / "reports").iterdir()] == ["1-leak.json"]

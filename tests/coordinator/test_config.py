@@ -1,10 +1,13 @@
 """Settings of the coordinator: every value that would fail later is refused at once."""
 
+from pathlib import Path
+
 import pytest
 
 from offsite.coordinator.config import CoordinatorConfig
+from offsite.coordinator.workspace import absolute_paths
 from offsite.coordinator.workspace_campaign import settings_of
-from offsite.emulator.settings import load_settings
+from offsite.emulator.settings import load_settings, render_toml
 from offsite.secure.errors import ConfigError
 
 
@@ -17,6 +20,30 @@ from offsite.secure.errors import ConfigError
         "emulator.calibration_tokens=0",
         "emulator.release_days=0",
         "emulator.release_days=99999",
+        "emulator.spread=-1",
+        "emulator.gradient_lambda=-1",
+        "emulator.gradient_lambda=nan",
+        "emulator.harmoniser_rank=0",
+        "emulator.distil_steps=-1",
+        "emulator.distil_tokens_per_step=0",
+        "leak.text_tokens=0",
+        "leak.questions=-1",
+        "leak.tune_steps=0",
+        "leak.heal_steps=-1",
+        "leak.heal_tokens_per_step=0",
+        "leak.heal_rank=0",
+        "leak.heal_learning_rate=0",
+        "leak.heal_learning_rate=2",
+        "leak.max_zero_shot=-0.1",
+        "leak.max_verbatim=nan",
+        "leak.max_tuned=0.5",
+        "leak.max_kept=0.5",
+        "search.methods=",
+        "search.ratios=0.5,1.5",
+        "search.packings=int8,int8",
+        "search.placements=[]",
+        "search.max_bundle_bytes=-1",
+        "search.compute_s=0",
         "adapter.rank=0",
         "adapter.rank=4097",
         "adapter.alpha=0",
@@ -50,7 +77,14 @@ def test_a_value_that_would_fail_later_is_refused_by_name(override: str) -> None
 
 @pytest.mark.parametrize(
     "override",
-    ["adapter.rank=4096", "server.listen=[::]:0", "server.listen=0.0.0.0:7443", "campaign.seed=0"],
+    [
+        "adapter.rank=4096",
+        "leak.max_zero_shot=0",
+        "leak.max_healed=",
+        "server.listen=[::]:0",
+        "server.listen=0.0.0.0:7443",
+        "campaign.seed=0",
+    ],
 )
 def test_what_works_is_allowed(override: str) -> None:
     load_settings(CoordinatorConfig, None, [override])
@@ -67,3 +101,43 @@ def test_all_problems_of_all_sections_are_reported_together() -> None:
         load_settings(CoordinatorConfig, None, wrong)
     for key in ("rounds", "seed", "limit", "batch_tokens"):
         assert f"{key}: expected" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("tables", "says"),
+    [
+        ('[{name = "main", method = "gradient", ratio = 0.3}]', "not main"),
+        ('[{name = "A b", method = "gradient", ratio = 0.3}]', "table 1.* name"),
+        ('[{name = "a", method = "gradient", ratio = 0.0}]', "ratio: expected a share"),
+        ('[{name = "a", method = "magic", ratio = 0.3}]', "table 1.method: expected one of"),
+        ('[{name = "a", method = "gradient"}]', "ratio"),
+        (
+            "[" + ", ".join(2 * ['{name = "a", method = "gradient", ratio = 0.3}']) + "]",
+            "every name once",
+        ),
+    ],
+)
+def test_a_variant_that_no_release_could_have_is_refused(tables: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        load_settings(CoordinatorConfig, None, [f"emulator.variants={tables}"])
+
+
+def test_lora_on_compressed_blocks_needs_a_lora() -> None:
+    middle = "emulator.middle_lora=true"
+    with pytest.raises(ConfigError, match=r"set adapter\.kind to lora"):
+        load_settings(CoordinatorConfig, None, [middle])
+    assert load_settings(
+        CoordinatorConfig, None, [middle, "adapter.kind=lora"]
+    ).emulator.middle_lora
+
+
+def test_what_init_writes_reads_back_with_variants_and_placements(tmp_path: Path) -> None:
+    tables = '[{name = "small", method = "gradient", ratio = 0.3, packing = "nf4"}]'
+    config = load_settings(CoordinatorConfig, None, [f"emulator.variants={tables}"])
+    path = tmp_path / "coordinator.toml"
+    config = absolute_paths(config)
+    path.write_text(render_toml(config))
+    assert load_settings(CoordinatorConfig, path) == config
+    assert (
+        "[[emulator.variants]]" in path.read_text() and "[[search.placements]]" in path.read_text()
+    )

@@ -9,8 +9,8 @@ from rich.console import Console
 from tests.coordinator.models import make_tuned, weights_of
 
 from offsite.coordinator.evaluation import ROWS, Questions, evaluate
-from offsite.coordinator.plug_in import plugged_in
 from offsite.emulator.adapters.adapter import AdapterKind
+from offsite.emulator.adapters.plugged import plugged_in
 from offsite.emulator.build import build_emulator
 from offsite.emulator.layer_map import Placement
 from offsite.emulator.methods.method import MethodName

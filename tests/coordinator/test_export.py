@@ -17,8 +17,8 @@ from offsite.coordinator.export.low_rank import LowRankOptions
 from offsite.coordinator.export.peft_adapter import PeftExport, export_peft
 from offsite.coordinator.export.tuned import DESCRIPTION, README, Tuned
 from offsite.coordinator.gate import GateScore
-from offsite.coordinator.plug_in import plugged_in
 from offsite.emulator.adapters.adapter import AdapterKind
+from offsite.emulator.adapters.plugged import plugged_in
 from offsite.emulator.schema import read_header
 from offsite.secure.errors import ConfigError
 

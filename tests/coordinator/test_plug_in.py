@@ -8,8 +8,9 @@ import pytest
 import torch
 from tests.coordinator.models import changed, logits_of, make_tuned, untouched, weights_of
 
-from offsite.coordinator.plug_in import ModelGate, merged_in, plugged_in
+from offsite.coordinator.plug_in import ModelGate, merged_in
 from offsite.emulator.adapters.adapter import AdapterKind
+from offsite.emulator.adapters.plugged import plugged_in
 from offsite.emulator.progress import Report
 from offsite.emulator.questions import Question
 from offsite.secure.errors import PeerError

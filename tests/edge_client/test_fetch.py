@@ -19,6 +19,7 @@ from tests.loopback import Loopback, serving
 from offsite.edge_client import sink
 from offsite.edge_client.fetch import (
     Source,
+    ask_for_emulator,
     ask_for_release,
     fetch_release,
     prepare_incoming,
@@ -71,8 +72,9 @@ def source(loopback: Loopback) -> Iterator[Source]:
 def receive(source: Source, folder: Path, report: Report = silent) -> Path:
     """Steps (1) to (4) of `fetch_release`; the bytes of these releases are no model."""
     envelope, signed = ask_for_release(source)
-    incoming = prepare_incoming(folder, envelope)
-    receive_files(source, signed.manifest, incoming, report)
+    wanted = ask_for_emulator(source, envelope, signed)
+    incoming = prepare_incoming(folder, wanted)
+    receive_files(source, wanted.manifest, incoming, report)
     return incoming
 
 

@@ -30,9 +30,10 @@ from offsite.edge_client.commands.status import show_status
 from offsite.edge_client.data import Data, read_data
 from offsite.edge_client.pulse import Pulse
 from offsite.edge_client.state import EdgeState
-from offsite.edge_client.tokens import Encoding, encode
+from offsite.edge_client.tokens import encode
 from offsite.emulator.progress import Report
 from offsite.emulator.terminal import Terminal
+from offsite.emulator.training.tokens import Encoding
 from offsite.secure.errors import ConfigError
 
 

@@ -41,6 +41,33 @@ class Job:
     place: Place = field(default_factory=Place)
 
 
+@dataclass(frozen=True, slots=True)
+class Brush:
+    name: Annotated[str, "what it is called"]
+    colour: Annotated[Colour, "its colour"] = Colour.RED
+    width: Annotated[float, "in centimetres"] = 1.0
+
+    def __post_init__(self) -> None:
+        if self.width <= 0:
+            raise ConfigError(f"width: expected more than 0, found {self.width}")
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What there is to paint with."""
+
+    brushes: Annotated[tuple[Brush, ...], "one table for each"] = ()
+    colours: Annotated[tuple[Colour, ...], "in this order"] = (Colour.RED,)
+    shares: Annotated[tuple[float, ...], "of the pot"] = (0.5, 1.0)
+    limit: Annotated[float | None, "at most (empty: any)"] = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shop:
+    tools: Tools = field(default_factory=Tools)
+    paint: Paint = field(default_factory=Paint)
+
+
 def test_what_is_rendered_reads_back(tmp_path: Path) -> None:
     job = Job(Paint(Colour.BLUE, 3, 0.25, True), Place(tmp_path / "x"))
     path = tmp_path / "job.toml"
@@ -92,3 +119,49 @@ def test_tables_are_plain() -> None:
         "paint": {"colour": "red", "layers": 1, "share": 0.5, "glossy": False},
         "place": {"file": ""},
     }
+
+
+BRUSHES = Tools((Brush("fine"), Brush("flat", Colour.BLUE, 2.5)), (Colour.BLUE, Colour.RED), ())
+
+
+@pytest.mark.parametrize("tools", [Tools(), BRUSHES, Tools(limit=0.5)])
+def test_arrays_and_tables_read_back_as_they_were_rendered(tools: Tools, tmp_path: Path) -> None:
+    path = tmp_path / "shop.toml"
+    path.write_text(render_toml(Shop(tools)))
+    assert load_settings(Shop, path) == Shop(tools)
+    text = path.read_text()
+    assert "# one table for each\n#   name: what it is called\n" in text
+    assert ("# [[tools.brushes]]" in text) is (not tools.brushes)
+
+
+def test_arrays_on_the_command_line_are_separated_by_commas_or_toml() -> None:
+    overrides = [
+        "tools.colours=blue, red",
+        "tools.shares=0.25",
+        "tools.limit=0.1",
+        'tools.brushes=[{name = "flat", width = 2}]',
+    ]
+    tools = load_settings(Shop, None, overrides).tools
+    assert tools == Tools(
+        (Brush("flat", Colour.RED, 2.0),), (Colour.BLUE, Colour.RED), (0.25,), 0.1
+    )
+    assert load_settings(Shop, None, ["tools.colours=[]", "tools.shares="]).tools.shares == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('brushes = "flat"', "tools.brushes: expected an array"),
+        ("brushes = [1]", "tools.brushes: expected tables, found 1"),
+        ("[[tools.brushes]]\nwidth = 1.0", "name"),
+        ('[[tools.brushes]]\nname = "x"\nwidth = 0', r"\[table 1\] width: expected more"),
+        ('[[tools.brushes]]\nname = "x"\nhair = 0', "unknown key table 1.hair"),
+        ('colours = ["green"]', "tools.colours: expected one of red, blue"),
+        ("shares = [true]", "tools.shares: expected float"),
+    ],
+)
+def test_a_wrong_item_of_an_array_is_named(text: str, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "shop.toml"
+    path.write_text(f"[tools]\n{text}\n")
+    with pytest.raises(ConfigError, match=says):
+        load_settings(Shop, path)

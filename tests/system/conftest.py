@@ -23,6 +23,7 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "gate.tolerance": 0.9,
         "emulator.calibration": folder / "public.jsonl",
         "emulator.calibration_tokens": 512,
+        "leak.heal_steps": 2,
         "campaign.rounds": 2,
         "tuning.local_steps": 4,
         "tuning.learning_rate": 1e-3,

@@ -28,6 +28,7 @@ from offsite.coordinator.attempt import Attempt, open_attempt, send
 from offsite.coordinator.campaign_parts import Campaign, group_id
 from offsite.coordinator.campaign_record import (
     BASELINE,
+    CORRECTED,
     GATE,
     GATE_STDERR,
     GAVE_UP,
@@ -138,6 +139,8 @@ def _judge(campaign: Campaign, attempt: Attempt, now: Standing, made: _Made) -> 
         return made
     score = campaign.gate.score(made.adapter)
     metrics = {**made.metrics, GATE: score.acc, GATE_STDERR: score.stderr}
+    if score.is_corrected:
+        metrics[CORRECTED] = 1.0
     if not now.regresses(score.acc, campaign.settings.tolerance):
         return _Made(made.adapter, made.state, metrics)
     log.warning("round %d: gate %.4f has regressed: rolled back", attempt.row.round, score.acc)
@@ -164,6 +167,7 @@ def _summary(metrics: Mapping[str, float]) -> str:
     text = "{updates:.0f} updates, {refused:.0f} refused, {late:.0f} late".format_map(metrics)
     if GATE in metrics:
         text += f", gate {metrics[GATE]:.4f} ± {metrics[GATE_STDERR]:.4f}"
+    text += ", corrected" if CORRECTED in metrics else ""
     return text + (", rolled back" if ROLLED_BACK in metrics else "")
 
 

@@ -22,6 +22,7 @@ GATE = "gate_acc"
 GATE_STDERR = "gate_stderr"
 BASELINE = "full_acc"
 ROLLED_BACK = "rolled_back"
+CORRECTED = "corrected"
 GAVE_UP = "gave_up"
 """Names in a round's metrics that decide something; the others are for people."""
 
@@ -36,6 +37,8 @@ class CampaignResult:
     """False: no round came within the tolerance; `adapter` is the untouched one."""
     adapter: dict[str, Tensor]
     reason: str
+    is_corrected: bool | None = None
+    """Whether the gate took the adapter corrected (`plug_in_forms`); None: no gate judged it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +108,16 @@ class CampaignRecord:
         """The best adapter so far, or the untouched one where nothing may be released."""
         now = self.standing(row, self.baseline(row))
         released = now.may_release(self.settings.tolerance)
-        adapter = self.untouched()
-        if released:
-            best = next(r for r in self.closed(row) if r.round == now.best_round)
-            adapter = self._adapter_of(best)
-        return CampaignResult(row.campaign_id, now, released, adapter, self._reason(now))
+        if not released:
+            return CampaignResult(
+                row.campaign_id, now, released, self.untouched(), self._reason(now)
+            )
+        best = next(r for r in self.closed(row) if r.round == now.best_round)
+        is_corrected = CORRECTED in best.metrics if GATE in best.metrics else None
+        adapter = self._adapter_of(best)
+        return CampaignResult(
+            row.campaign_id, now, released, adapter, self._reason(now), is_corrected
+        )
 
     def untouched(self) -> dict[str, Tensor]:
         """The adapter of the release."""

@@ -62,6 +62,12 @@ def init(
 
 @app.command(epilog=EXIT_CODES)
 def emulate(
+    auto: Annotated[
+        bool, typer.Option("--auto", help="Search for the settings ([search]); releases nothing.")
+    ] = False,
+    release_best: Annotated[
+        bool, typer.Option("--release-best", help="With --auto: release what it found.")
+    ] = False,
     replace: Annotated[
         bool, typer.Option("--replace", help="Give up the campaign of the present release.")
     ] = False,
@@ -69,7 +75,14 @@ def emulate(
     overrides: Overrides = [],  # noqa: B006
     json: Json = False,
 ) -> None:
-    """Build the emulator and sign the release bundle."""
+    """Build the emulator, measure what it leaks, and sign the release if the budget allows it."""
+    if release_best and not auto:
+        raise typer.BadParameter("--release-best needs --auto")
+    if auto:
+        from offsite.coordinator.commands.search import SearchFlags, search_emulator
+
+        search_emulator(state, overrides, SearchFlags(release_best, replace), Terminal(json))
+        return
     from offsite.coordinator.commands.emulate import emulate_release
 
     emulate_release(state, overrides, replace, Terminal(json))

@@ -1,21 +1,24 @@
 """Settings of the coordinator: `coordinator.toml`, written with comments by `coordinator init`."""
 
 import enum
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 from offsite.coordinator.addresses import is_address
-from offsite.emulator.adapters.adapter import MAX_ALPHA, MAX_RANK, AdapterKind
-from offsite.emulator.methods.method import MethodName
+from offsite.coordinator.config_problems import Problems
+from offsite.coordinator.config_release import (
+    AdapterSection,
+    EmulatorSection,
+    LeakSection,
+    SearchSection,
+)
+from offsite.emulator.adapters.adapter import AdapterKind
 from offsite.emulator.rounds.plan import ComputeDtype, TuningSettings
 from offsite.emulator.rounds.update import MAX_EXAMPLES
 from offsite.secure import limits
 from offsite.secure.errors import ConfigError
 
-NAME_CHARS = 200
-MAX_RELEASE_DAYS = 3650
 MAX_DEADLINE_S = 365 * 24 * 3600
 MAX_ROUNDS = 10**6
 MAX_SEED = 2**63 - 1
@@ -29,36 +32,6 @@ class StrategyName(enum.Enum):
     FEDADAM = "fedadam"
 
 
-class _Problems(list[str]):
-    """Everything that is wrong with a section, so that all of it can be said at once."""
-
-    def unless(self, condition: bool, problem: str) -> None:
-        if not condition:
-            self.append(problem)
-
-    def outside(self, name: str, value: float, low: float, high: float) -> None:
-        """For a number that has to be in [low, high]; NaN is nowhere."""
-        self.unless(low <= value <= high, f"{name}: expected {low} to {high}, found {value}")
-
-    def not_positive(self, name: str, value: float) -> None:
-        """For a number that has to be finite and more than 0."""
-        self.unless(
-            0 < value < math.inf, f"{name}: expected a finite number above 0, found {value}"
-        )
-
-    def no_name(self, name: str, value: str) -> None:
-        """For a name that data owners are shown."""
-        self.unless(
-            0 < len(value) <= NAME_CHARS and value.isprintable(),
-            f"{name}: expected 1 to {NAME_CHARS} printable characters, found {value[:80]!a}",
-        )
-
-    def report(self) -> None:
-        """Raises ConfigError if there are any."""
-        if self:
-            raise ConfigError("; ".join(self))
-
-
 @dataclass(frozen=True, slots=True)
 class ModelSection:
     """The owner's model; it never leaves this machine."""
@@ -70,52 +43,8 @@ class ModelSection:
     dtype: Annotated[ComputeDtype, "weights in memory: bfloat16 or float32"] = ComputeDtype.BFLOAT16
 
     def __post_init__(self) -> None:
-        problems = _Problems()
+        problems = Problems()
         problems.no_name("name", self.name)
-        problems.report()
-
-
-@dataclass(frozen=True, slots=True)
-class EmulatorSection:
-    """How the emulator is built from the model."""
-
-    method: Annotated[MethodName, "width_prune or uniform_drop"] = MethodName.WIDTH_PRUNE
-    ratio: Annotated[float, "share of the middle's parameters kept, in (0, 1]"] = 0.62
-    bottom: Annotated[int, "adapter slots at the bottom, in blocks"] = 2
-    top: Annotated[int, "adapter slots at the top, in blocks"] = 2
-    calibration: Annotated[
-        Path | None, "public text for calibration (.txt or .jsonl, may be .gz)"
-    ] = None
-    calibration_tokens: Annotated[int, "tokens read from it"] = 16_384
-    release_days: Annotated[int, "days until the release expires"] = 90
-
-    def __post_init__(self) -> None:
-        found = _Problems()
-        found.unless(0 < self.ratio <= 1, f"ratio: expected a share in (0, 1], found {self.ratio}")
-        found.unless(
-            self.bottom >= 0 and self.top >= 0, "bottom and top: expected 0 or more blocks"
-        )
-        found.unless(self.bottom + self.top > 0, "bottom and top: expected at least one slot")
-        found.unless(
-            self.calibration_tokens >= 1,
-            f"calibration_tokens: expected at least 1, found {self.calibration_tokens}",
-        )
-        found.outside("release_days", self.release_days, 1, MAX_RELEASE_DAYS)
-        found.report()
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterSection:
-    """What data owners tune."""
-
-    kind: Annotated[AdapterKind, "whole_block or lora"] = AdapterKind.WHOLE_BLOCK
-    rank: Annotated[int, "rank of LoRA"] = 16
-    alpha: Annotated[int, "scale of LoRA (alpha / rank multiplies its output)"] = 32
-
-    def __post_init__(self) -> None:
-        problems = _Problems()
-        problems.outside("rank", self.rank, 1, MAX_RANK)
-        problems.outside("alpha", self.alpha, 1, MAX_ALPHA)
         problems.report()
 
 
@@ -139,7 +68,7 @@ class CampaignSection:
     seed: Annotated[int, "seed of initial LoRA factors and of the order of examples"] = 0
 
     def __post_init__(self) -> None:
-        problems = _Problems()
+        problems = Problems()
         problems.no_name("name", self.name)
         problems.outside("min_clients", self.min_clients, 1, limits.CLIENTS)
         problems.unless(
@@ -168,7 +97,7 @@ class GateSection:
     batch_tokens: Annotated[int, "tokens evaluated at once"] = 4096
 
     def __post_init__(self) -> None:
-        problems = _Problems()
+        problems = Problems()
         problems.unless(self.limit >= 0, f"limit: expected 0 or more, found {self.limit}")
         problems.outside("tolerance", self.tolerance, 0, 1)
         problems.unless(
@@ -185,7 +114,7 @@ class ServerSection:
     advertise: Annotated[str, "address in join tokens, HOST:PORT (empty: as listen)"] = ""
 
     def __post_init__(self) -> None:
-        problems = _Problems()
+        problems = Problems()
         for name, value in (("listen", self.listen), ("advertise", self.advertise)):
             if value or name == "listen":
                 found = f"{name}: expected HOST:PORT, found {value[:80]!a}"
@@ -200,7 +129,16 @@ class CoordinatorConfig:
     model: ModelSection = field(default_factory=ModelSection)
     emulator: EmulatorSection = field(default_factory=EmulatorSection)
     adapter: AdapterSection = field(default_factory=AdapterSection)
+    leak: LeakSection = field(default_factory=LeakSection)
+    search: SearchSection = field(default_factory=SearchSection)
     tuning: TuningSettings = field(default_factory=TuningSettings)
     campaign: CampaignSection = field(default_factory=CampaignSection)
     gate: GateSection = field(default_factory=GateSection)
     server: ServerSection = field(default_factory=ServerSection)
+
+    def __post_init__(self) -> None:
+        if self.emulator.middle_lora and self.adapter.kind is not AdapterKind.LORA:
+            raise ConfigError(
+                "emulator.middle_lora: the compressed blocks can only be tuned by a LoRA; set "
+                "adapter.kind to lora"
+            )

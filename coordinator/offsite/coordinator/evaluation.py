@@ -17,8 +17,8 @@ from rich.table import Table
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from offsite.coordinator.plug_in import plugged_in
 from offsite.emulator.adapters.adapter import Adapter
+from offsite.emulator.adapters.plugged import plugged_in
 from offsite.emulator.progress import Report, silent
 from offsite.emulator.questions import Question
 from offsite.emulator.scoring import (
@@ -92,6 +92,7 @@ def evaluate(
     tensors: Mapping[str, Tensor],
     questions: Sequence[Question],
     *,
+    in_full: Mapping[str, Tensor] | None = None,
     batch_tokens: int,
     report: Report = silent,
 ) -> Evaluation:
@@ -100,6 +101,7 @@ def evaluate(
     Args:
         emulator: as released, with the initial adapter in it.
         tensors: the tuned adapter.
+        in_full: its form for the full model, where that is another one (`plug_in_forms`).
         batch_tokens: bounds the memory of one forward pass (`scoring.score_choices`).
         report: called with the questions done and their total, over all four rows.
     """
@@ -118,7 +120,7 @@ def evaluate(
     found = [score(full, 0), score(emulator, 1)]
     with plugged_in(emulator, adapter, tensors):
         found.append(score(emulator, 2))
-    with plugged_in(full, adapter, tensors):
+    with plugged_in(full, adapter, tensors if in_full is None else in_full):
         found.append(score(full, 3))
     rows = {name: summarise(scores) for name, scores in zip(ROWS, found, strict=True)}
     plug_in = found[-1]

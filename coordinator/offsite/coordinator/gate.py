@@ -13,6 +13,8 @@ class GateScore:
 
     acc: float
     stderr: float
+    is_corrected: bool = False
+    """Whether the adapter was corrected for compressed blocks (`plug_in_forms`)."""
 
 
 class Gate(Protocol):

@@ -1,51 +1,20 @@
-"""The adapter in the full model, for as long as it is looked at.
+"""The adapter in the full model, for as long as it is looked at (see also `adapters.plugged`)."""
 
-Only the slots' own tensors are set aside meanwhile, never a second model. They are kept in fp32,
-through which bf16 and fp16 pass unchanged, so the model is bit for bit what it was afterwards.
-"""
-
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from offsite.coordinator.gate import GateScore
+from offsite.coordinator.plug_in_forms import Corrector, Form, forms_of
 from offsite.emulator.adapters.adapter import Adapter
+from offsite.emulator.adapters.plugged import plugged_in
 from offsite.emulator.blocks import slot_blocks
-from offsite.emulator.progress import Report, silent
+from offsite.emulator.progress import Progress, unseen
 from offsite.emulator.questions import Question
 from offsite.emulator.scoring import score_questions
-
-Progress = Callable[[str], AbstractContextManager[Report]]
-"""Shows a piece of work under a label for as long as it lasts; `Terminal.progress` is one."""
-
-
-def unseen(label: str) -> AbstractContextManager[Report]:
-    """The progress of work that nobody watches."""
-    return nullcontext(silent)
-
-
-@contextmanager
-def plugged_in(
-    model: PreTrainedModel, adapter: Adapter, tensors: Mapping[str, Tensor]
-) -> Iterator[PreTrainedModel]:
-    """The model (full or emulator) with the adapter's values; restored when the block is left.
-
-    Raises:
-        PeerError: naming the tensor that does not fit; the model is unchanged.
-    """
-    adapter.attach(model)
-    try:
-        originals = adapter.extract(model)
-        try:
-            adapter.load(model, tensors)
-            yield model
-        finally:
-            adapter.load(model, originals)
-    finally:
-        adapter.detach(model)
 
 
 @contextmanager
@@ -84,13 +53,21 @@ class ModelGate:
     questions: Sequence[Question]
     batch_tokens: int
     progress: Progress = unseen
+    corrector: Corrector | None = None
 
     def baseline(self) -> GateScore:
         return self._score("scoring the full model on the gate")
 
     def score(self, adapter: Mapping[str, Tensor]) -> GateScore:
-        with plugged_in(self.model, self.adapter, adapter):
-            return self._score("scoring the plug-in on the gate")
+        """The better of the forms that it may take; of equal ones that which came."""
+        found = [self._score_form(form) for form in forms_of(self.corrector, adapter)]
+        return max(found, key=lambda score: score.acc)
+
+    def _score_form(self, form: Form) -> GateScore:
+        what = "corrected plug-in" if form.is_corrected else "plug-in"
+        with plugged_in(self.model, self.adapter, form.tensors):
+            score = self._score(f"scoring the {what} on the gate")
+        return replace(score, is_corrected=form.is_corrected)
 
     def _score(self, label: str) -> GateScore:
         with self.progress(label) as report:

@@ -6,14 +6,19 @@ current (`current_release`); what was tuned with it may be evaluated and exporte
 """
 
 import time
+from collections.abc import Mapping
 
 from offsite.coordinator.config import CoordinatorConfig
+from offsite.coordinator.config_release import EmulatorSection
+from offsite.coordinator.search.candidates import settings_of
 from offsite.coordinator.workspace import Workspace
 from offsite.emulator.bundle.bundle import Bundle
 from offsite.emulator.bundle.manifest import Manifest
 from offsite.emulator.bundle.reader import open_bundle
 from offsite.emulator.bundle.stated import stated_manifest
 from offsite.emulator.durable import undo_half_exchange
+from offsite.emulator.layer_map import BOTTOM, MIDDLE, SPREAD, TOP
+from offsite.emulator.strict_json import JsonObject
 from offsite.secure.errors import ConfigError, ExpiredError
 
 
@@ -42,17 +47,57 @@ def stored_release(workspace: Workspace) -> Bundle:
 
 def settings_unlike(config: CoordinatorConfig, manifest: Manifest) -> list[str]:
     """The settings that shape a release and differ from those it was made with."""
-    slots = [slot.name.partition(".")[0] for slot in manifest.layer_map.slots]
-    pairs = {
-        "adapter.kind": (config.adapter.kind, manifest.adapter.kind),
-        "adapter.rank": (config.adapter.rank, manifest.adapter.rank),
-        "adapter.alpha": (config.adapter.alpha, manifest.adapter.alpha),
-        "emulator.method": (config.emulator.method.value, manifest.facts.method),
-        "emulator.ratio": (config.emulator.ratio, manifest.facts.ratio),
-        "emulator.bottom": (config.emulator.bottom, slots.count("bottom")),
-        "emulator.top": (config.emulator.top, slots.count("top")),
+    section, adapter = config.emulator, config.adapter
+    unlike = [
+        name
+        for name, wanted, made in (
+            ("adapter.kind", adapter.kind, manifest.adapter.kind),
+            ("adapter.rank", adapter.rank, manifest.adapter.rank),
+            ("adapter.alpha", adapter.alpha, manifest.adapter.alpha),
+        )
+        if wanted != made
+    ]
+    built = _built(manifest)
+    wanted = settings_of(section)
+    unlike += [f"emulator.{key}" for key in wanted if key in built and built[key] != wanted[key]]
+    if variants_json(section) != built.get("variants", []):
+        unlike.append("emulator.variants")
+    return unlike
+
+
+def built_json(section: EmulatorSection, seed: int) -> JsonObject:
+    """How an emulator was built, as its provenance has it; that of the main one names variants."""
+    variants = {"variants": variants_json(section)} if section.variants else {}
+    return {**settings_of(section), **variants, "seed": seed}
+
+
+def variants_json(section: EmulatorSection) -> list[JsonObject]:
+    """What makes the variants what they are, in order."""
+    return [
+        {
+            "name": variant.name,
+            "method": variant.method.value,
+            "ratio": variant.ratio,
+            "packing": variant.packing.value,
+        }
+        for variant in section.variants
+    ]
+
+
+def _built(manifest: Manifest) -> Mapping[str, object]:
+    """What the release says of how it was built; slots and packing as they are in it."""
+    kinds = [slot.name.partition(".")[0] for slot in manifest.layer_map.slots]
+    stated = manifest.facts.provenance.get("built")
+    return {
+        **(stated if isinstance(stated, Mapping) else {}),
+        "method": manifest.facts.method,
+        "ratio": manifest.facts.ratio,
+        "bottom": kinds.count(BOTTOM),
+        "top": kinds.count(TOP),
+        "spread": kinds.count(SPREAD),
+        "middle_lora": MIDDLE in kinds,
+        "packing": manifest.packing.value,
     }
-    return [name for name, (wanted, made) in pairs.items() if wanted != made]
 
 
 def _open(workspace: Workspace, now_unix_s: float) -> Bundle:

@@ -17,6 +17,7 @@ from offsite.coordinator.tables.database import Database
 from offsite.coordinator.tables.directories import DirectoryTable
 from offsite.coordinator.tables.invites import InviteTable
 from offsite.coordinator.tables.messages import MessageTable
+from offsite.coordinator.tables.points import PointTable
 
 
 class Store:
@@ -29,6 +30,7 @@ class Store:
         self.directories = DirectoryTable(self._database)
         self.messages = MessageTable(self._database)
         self.campaigns = CampaignTable(self._database)
+        self.points = PointTable(self._database)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

@@ -41,6 +41,13 @@ def join(
         ),
     ],
     data: Annotated[Path, typer.Option(help="Your data: JSONL, CSV or Parquet.")],
+    emulator: Annotated[
+        str,
+        typer.Option(
+            help="Which emulator of the release to tune: main, the name of a variant, or auto for "
+            "the largest that fits the memory that is free.",
+        ),
+    ] = "auto",
     threads: Annotated[int, typer.Option(help="Threads for arithmetic (0: torch decides).")] = 0,
     inspect_only: Annotated[
         bool, typer.Option("--inspect-only", help="Enrol, fetch and verify, then stop.")
@@ -54,19 +61,30 @@ def join(
     """
     from offsite.edge_client.commands.join import JoinRequest, join_campaign
 
-    join_campaign(JoinRequest(token, data, state, threads, inspect_only), Terminal(json))
+    join_campaign(JoinRequest(token, data, state, threads, inspect_only, emulator), Terminal(json))
 
 
 @app.command(epilog=EXIT_CODES)
 def inspect(
     bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    every_row: Annotated[
+        bool,
+        typer.Option("--every-row", help="Measure a large release whole, not in drawn rows."),
+    ] = False,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Seed of the drawn rows, to repeat an inspection (default: new)."),
+    ] = None,
     state: State = DEFAULT_STATE,
     json: Json = False,
 ) -> None:
-    """Show what a release holds and who signed it, and run every check again."""
+    """Show what a release holds and who signed it, check all of it again, and look for traps.
+
+    A finding is a warning for you to judge; a release that breaks a check of form is refused.
+    """
     from offsite.edge_client.commands.inspect import inspect_bundle
 
-    inspect_bundle(bundle, state, Terminal(json))
+    inspect_bundle(bundle, state, Terminal(json), every_row=every_row, seed=seed)
 
 
 @app.command(epilog=EXIT_CODES)

@@ -12,6 +12,7 @@ checked, nothing is obeyed that asks more of the machine than `EdgeLimits`, and 
 longer than it is valid; the update is bound to the plan's digest and thereby to its campaign, round and attempt (`tests/edge_client/tuning/test_client_app.py`).
 """
 
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from offsite.edge_client.inbox import ROUND_FOLDER
 from offsite.edge_client.outcome import TuningMetrics, TuningOutcome
 from offsite.edge_client.task import Task
 from offsite.edge_client.tuning import Callbacks, tune
-from offsite.edge_client.workbench import Workbench
+from offsite.edge_client.workbench import Examples, Workbench
 from offsite.emulator.bundle.bundle import Bundle
 from offsite.emulator.durable import FOLDER_MODE, machine_errors
 from offsite.emulator.progress import Report, silent
@@ -136,9 +137,9 @@ class _Rounds:
         plan = signed.plan
         self.edge_limits.check(plan, now_unix_s)
         # Before the adapter, which is of the plan's release too and may have another schema.
-        if plan.bundle_sha256 != bundle.digest.hex():
+        if plan.bundle_sha256 != bundle.release_digest.hex():
             raise StaleReleaseError(
-                f"round {plan.round}: expected the release {bundle.digest.hex()[:16]}, found a "
+                f"round {plan.round}: expected the release {bundle.release_digest.hex()[:16]}, found a "
                 f"plan for {plan.bundle_sha256[:16]}; fetch the release again"
             )
         # The release was valid when it was fetched, which may be long ago.
@@ -159,7 +160,7 @@ class _Rounds:
         with machine_errors(folder):
             folder.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
         checkpoint = Checkpoint(
-            folder / CHECKPOINT_NAME, Binding(signed.digest.hex(), ready.sha256)
+            folder / CHECKPOINT_NAME, _binding(signed, self.workbench.bundle, ready)
         )
         self.listener.status(f"tuning, round {plan.round} of {plan.total_rounds}")
         tuned = tune(
@@ -195,3 +196,8 @@ class _Rounds:
             identity=self.member.identity,
             sealing_public=signed.plan.sealing_public_key,
         )
+
+
+def _binding(signed: SignedPlan, bundle: Bundle, ready: Examples) -> Binding:
+    """A run of another emulator of the release is not gone on with: it would be neither's."""
+    return Binding(hashlib.sha256(signed.digest + bundle.digest).hexdigest(), ready.sha256)

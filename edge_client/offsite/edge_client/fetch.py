@@ -4,13 +4,19 @@
     bundle/            the release that was verified whole
     bundle.previous/   the one before, for the moment of the exchange
 
+Of a release with variants one emulator is fetched: its files lie in these folders, or in
+`variants/<name>/` beside the main manifest. To switch is to fetch anew; the old one stays until then.
+
 Rules it enforces:
 
 * nothing is asked for before the manifest's signature, expiry and version were checked, and no
   chunk is written before it was compared with the digest that the signature covers;
 * a cut is resumed at the last verified chunk; after a kill what lies on the disk is hashed again,
   because a file's length says nothing about its bytes;
-* one folder holds one release: when another one is published meanwhile, it starts anew;
+* one folder holds one emulator of one release: when another one is published or chosen, it starts
+  anew;
+* a variant's manifest is asked for by the digest and size that the main one states, and no file of it
+  before it was found to be of the same release;
 * a release never takes the last of a disk (`reserved_bytes`);
 * a full disk loses nothing, and the error says how many bytes are missing.
 
@@ -19,6 +25,7 @@ Source: the client workflow of TUF 1.0, section 5.
 
 import hashlib
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -30,13 +37,15 @@ from offsite.edge_client.resume import Persistence
 from offsite.edge_client.sink import VerifiedSink, verified_bytes
 from offsite.emulator.bundle.bundle import Bundle, SignedManifest
 from offsite.emulator.bundle.manifest import (
+    MAIN,
     MANIFEST_NAME,
     MANIFEST_TYPE,
     FileEntry,
     Manifest,
     ReleaseFacts,
 )
-from offsite.emulator.bundle.reader import open_bundle, open_manifest
+from offsite.emulator.bundle.reader import open_bundle, open_manifest, open_variant_manifest
+from offsite.emulator.bundle.variants import VARIANTS, variant_entry, variant_folder
 from offsite.emulator.durable import (
     machine_errors,
     replace_folder,
@@ -73,6 +82,44 @@ class Source:
     persistence: Persistence = field(default_factory=Persistence)
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The emulator that is fetched: its verified manifest, and the envelopes to keep beside it."""
+
+    name: str
+    manifest: Manifest
+    main_envelope: bytes
+    envelope: bytes
+
+    def envelopes(self, folder: Path) -> dict[Path, bytes]:
+        """Where which signed manifest lies in a folder of this emulator."""
+        return {
+            folder / MANIFEST_NAME: self.main_envelope,
+            variant_folder(folder, self.name) / MANIFEST_NAME: self.envelope,
+        }
+
+    def is_in(self, folder: Path) -> bool:
+        """Whether a folder is one of this emulator and of no other, however much of it is there."""
+        paths = self.envelopes(folder).items()
+        if not all(path.is_file() and path.read_bytes() == data for path, data in paths):
+            return False
+        variants = folder / VARIANTS
+        if self.name == MAIN:
+            return not variants.exists()
+        return {path.name for path in folder.iterdir()} == {MANIFEST_NAME, VARIANTS} and {
+            path.name for path in variants.iterdir()
+        } == {self.name}
+
+
+Choose = Callable[[SignedManifest], str]
+"""Names the emulator of a release that is wanted."""
+
+
+def the_main_one(release: SignedManifest) -> str:
+    """The choice of who knows of no variants."""
+    return MAIN
+
+
 @dataclass(slots=True)
 class Meter:
     """Counts the bytes of a release that are verified and on the disk."""
@@ -87,42 +134,53 @@ class Meter:
 
 
 def fetch_release(
-    source: Source, folder: Path, *, report: Report = silent, report_check: Report = silent
+    source: Source,
+    folder: Path,
+    *,
+    choose: Choose = the_main_one,
+    report: Report = silent,
+    report_check: Report = silent,
 ) -> Bundle:
     """Returns the campaign's release, verified, at `folder`; fetches what is missing of it.
 
-    `report` counts bytes fetched, `report_check` bytes of the last check of the whole.
+    `choose` names the emulator, once the main manifest is verified. `report` counts bytes fetched,
+    `report_check` bytes of the last check of the whole.
 
     Raises:
+        ConfigError: as `choose` raises it.
         PeerError: what the coordinator offers or sends is wrong; nothing of it is used.
         TransportError: the coordinator cannot be reached; the next call resumes.
         DiskFullError: no room; says how many bytes are missing, keeps what is there.
         MachineError: the folder cannot be read or written.
     """
     with machine_errors(folder):
-        return _fetch(source, folder, report, report_check)
+        return _fetch(source, folder, choose, report, report_check)
 
 
-def _fetch(source: Source, folder: Path, report: Report, report_check: Report) -> Bundle:
+def _fetch(
+    source: Source, folder: Path, choose: Choose, report: Report, report_check: Report
+) -> Bundle:
     undo_half_exchange(folder)
     for _ in range(RELEASES_SEEN):
         # (1) What the coordinator signed as its release: not older than ours, of the same model.
         envelope, signed = ask_for_release(source, accepted_facts(source.coordinator_key, folder))
-        # (2) Here already?
-        bundle = _installed(source, folder, envelope, report_check)
-        if bundle is not None:
-            return bundle
-        # (3) The folder of this very release, with what is there of it.
-        incoming = prepare_incoming(folder, envelope)
+        name = choose(signed)
         try:
+            # (2) The emulator of it that is wanted. Here already?
+            wanted = ask_for_emulator(source, envelope, signed, name)
+            bundle = _installed(source, folder, wanted, report_check)
+            if bundle is not None:
+                return bundle
+            # (3) The folder of this very emulator, with what is there of it.
+            incoming = prepare_incoming(folder, wanted)
             # (4) Its files, chunk by chunk.
-            receive_files(source, signed.manifest, incoming, report)
+            receive_files(source, wanted.manifest, variant_folder(incoming, name), report)
         except PeerError:
             if ask_for_release(source)[1].digest == signed.digest:
                 raise
             continue  # a new release was published meanwhile
         # (5) Verified whole, then put in place.
-        return _install(source, folder, incoming, report_check)
+        return _install(source, folder, incoming, name, report_check)
     raise TransportError(
         f"expected a release that stays, found {RELEASES_SEEN} in a row: try again later"
     )
@@ -153,14 +211,38 @@ def ask_for_release(
     return envelope, signed
 
 
-def prepare_incoming(folder: Path, envelope: bytes) -> Path:
-    """The folder that receives this release; what it held of another one is dropped."""
+def ask_for_emulator(
+    source: Source, envelope: bytes, signed: SignedManifest, name: str = MAIN
+) -> Wanted:
+    """An emulator of the release that `ask_for_release` returned; a variant's manifest is fetched.
+
+    Raises:
+        ConfigError: the release has none of that name.
+        PeerError: its manifest is not the one that the release names, or not of this release.
+    """
+    if name == MAIN:
+        return Wanted(name, signed.manifest, envelope, envelope)
+    entry = variant_entry(signed.manifest, name)
+
+    def receive() -> bytes:
+        size = entry.manifest_bytes
+        return b"".join(artefact_chunks(source.channel, entry.manifest_sha256, 0, size))
+
+    found = source.persistence.run(receive)
+    variant = open_variant_manifest(
+        found, signed.manifest, name, source.coordinator_key, source.now_unix_s
+    )
+    return Wanted(name, variant.manifest, envelope, found)
+
+
+def prepare_incoming(folder: Path, wanted: Wanted) -> Path:
+    """The folder that receives this emulator; what it held of another one is dropped."""
     incoming = folder.with_name(folder.name + ".incoming")
-    manifest = incoming / MANIFEST_NAME
-    if not manifest.is_file() or manifest.read_bytes() != envelope:
+    if not wanted.is_in(incoming):
         shutil.rmtree(incoming, ignore_errors=True)
-        incoming.mkdir(mode=0o700, parents=True)
-        write_atomic(manifest, envelope)
+        for path, envelope in wanted.envelopes(incoming).items():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_atomic(path, envelope)
     return incoming
 
 
@@ -275,27 +357,30 @@ def accepted_facts(coordinator_key: IdentityPublicKey, folder: Path) -> ReleaseF
         return None
 
 
-def _installed(
-    source: Source, folder: Path, envelope: bytes, report_check: Report
-) -> Bundle | None:
-    """The release in place if it is this one and nothing of it was damaged since."""
-    manifest = folder / MANIFEST_NAME
-    if not manifest.is_file() or manifest.read_bytes() != envelope:
+def _installed(source: Source, folder: Path, wanted: Wanted, report_check: Report) -> Bundle | None:
+    """The emulator in place if it is this one and nothing of it was damaged since."""
+    if not wanted.is_in(folder):
         return None
     try:
-        return open_bundle(folder, source.coordinator_key, source.now_unix_s, report=report_check)
+        return _open(source, folder, wanted.name, report_check)
     except PeerError:
         return None
 
 
-def _install(source: Source, folder: Path, incoming: Path, report_check: Report) -> Bundle:
+def _open(source: Source, folder: Path, name: str, report_check: Report) -> Bundle:
+    return open_bundle(
+        folder, source.coordinator_key, source.now_unix_s, emulator=name, report=report_check
+    )
+
+
+def _install(
+    source: Source, folder: Path, incoming: Path, name: str, report_check: Report
+) -> Bundle:
     try:
-        bundle = open_bundle(
-            incoming, source.coordinator_key, source.now_unix_s, report=report_check
-        )
+        bundle = _open(source, incoming, name, report_check)
     except PeerError:
         # Its digests are right, so fetching it again would not help: its owner made it wrong.
         shutil.rmtree(incoming, ignore_errors=True)
         raise
     replace_folder(incoming, folder)
-    return replace(bundle, folder=folder)
+    return replace(bundle, folder=variant_folder(folder, name))

@@ -6,10 +6,10 @@ seed follows from (seed, round, step), so a resumed run needs no random state.
 """
 
 import hashlib
-import math
 from dataclasses import dataclass
 
 from offsite.emulator.rounds.plan import TuningSettings
+from offsite.emulator.training.schedule import warmup_cosine
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,4 @@ def learning_rate(task: Task, step: int, steps: int) -> float:
     """
     peak, warmup = task.settings.learning_rate, task.settings.warmup_share
     done = (task.round - 1 + (step + 0.5) / steps) / task.total_rounds
-    if done < warmup:
-        return peak * done / warmup
-    return peak * 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
+    return warmup_cosine(peak, warmup, done)

@@ -25,8 +25,13 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from offsite.edge_client.attention import attention_for
-from offsite.edge_client.batches import (
+from offsite.edge_client.checkpoint import Checkpoint, Snapshot
+from offsite.edge_client.outcome import TuningMetrics, TuningOutcome, difference, loss_curve
+from offsite.edge_client.task import Task, learning_rate
+from offsite.emulator.progress import Report, silent
+from offsite.emulator.rounds.plan import TuningSettings
+from offsite.emulator.training.attention import attention_for
+from offsite.emulator.training.batches import (
     MicroBatch,
     Split,
     logical_batch,
@@ -34,14 +39,9 @@ from offsite.edge_client.batches import (
     split,
     steps_of,
 )
-from offsite.edge_client.checkpoint import Checkpoint, Snapshot
-from offsite.edge_client.loss import summed_loss
-from offsite.edge_client.masters import Masters
-from offsite.edge_client.outcome import TuningMetrics, TuningOutcome, difference, loss_curve
-from offsite.edge_client.task import Task, learning_rate
-from offsite.edge_client.tokens import Example
-from offsite.emulator.progress import Report, silent
-from offsite.emulator.rounds.plan import TuningSettings
+from offsite.emulator.training.loss import summed_loss
+from offsite.emulator.training.masters import Masters
+from offsite.emulator.training.tokens import Example
 from offsite.secure.errors import ConfigError, MachineError
 
 CHECKPOINT_S = 30.0

@@ -13,11 +13,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from offsite.edge_client.data import Data, DataReport
-from offsite.edge_client.tokens import Encoding, Example, digest, encode
+from offsite.edge_client.tokens import encode
 from offsite.emulator.adapters.adapter import make_adapter
 from offsite.emulator.bundle.bundle import Bundle
 from offsite.emulator.progress import Report
 from offsite.emulator.rounds.plan import ComputeDtype
+from offsite.emulator.training.tokens import Encoding, Example, digest
 
 _DTYPES = {ComputeDtype.BFLOAT16: torch.bfloat16, ComputeDtype.FLOAT32: torch.float32}
 

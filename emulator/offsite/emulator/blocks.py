@@ -44,24 +44,36 @@ def find_blocks(model: nn.Module) -> Blocks:
 
 
 def slot_blocks(model: nn.Module, layer_map: LayerMap) -> dict[str, tuple[str, nn.Module]]:
-    """Slot name to (dotted path, block), in the full model or in its emulator.
-
-    Which of the two `model` is follows from its number of blocks: where both have the same
-    number, every block was kept and the positions agree.
-    """
+    """Slot name to (dotted path, block), in the full model or in its emulator."""
     blocks = find_blocks(model)
-    count = len(blocks.modules)
-    if count not in (layer_map.base_blocks, len(layer_map.kept)):
-        raise ConfigError(
-            f"the model has {count} blocks; the layer map is of a model of"
-            f" {layer_map.base_blocks} and an emulator of {len(layer_map.kept)}"
-        )
-    is_base = count == layer_map.base_blocks
+    is_emulator = is_emulator_of(blocks, layer_map)
     result = {}
     for slot in layer_map.slots:
-        index = slot.base_block if is_base else slot.emulator_block
+        index = slot.emulator_block if is_emulator else slot.base_block
         result[slot.name] = (blocks.name_of(index), blocks.modules[index])
     return result
+
+
+def is_emulator_of(blocks: Blocks, layer_map: LayerMap) -> bool:
+    """Whether blocks are the emulator's and not the full model's.
+
+    Where both have the same number, either every block was kept and the positions agree, or some
+    are shared: the emulator is the one in which a repeated block has the parameters of the first.
+
+    Raises:
+        ConfigError: they are neither's.
+    """
+    count, kept = len(blocks.modules), layer_map.kept
+    if count not in (layer_map.base_blocks, len(kept)):
+        raise ConfigError(
+            f"the model has {count} blocks; the layer map is of a model of"
+            f" {layer_map.base_blocks} and an emulator of {len(kept)}"
+        )
+    if len(kept) != layer_map.base_blocks or len(set(kept)) == len(kept):
+        return count != layer_map.base_blocks
+    repeat = next(i for i in range(1, len(kept)) if kept[i] == kept[i - 1])
+    own, first = ({id(p) for p in blocks.modules[i].parameters()} for i in (repeat, repeat - 1))
+    return not own.isdisjoint(first)
 
 
 def mlp_layers(block: nn.Module) -> dict[str, Linear]:

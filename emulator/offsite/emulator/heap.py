@@ -27,11 +27,26 @@ TRIM_THRESHOLD_BYTES: Final = 64 * limits.MIB
 @cache
 def keep_freed_buffers() -> bool:
     """Sets glibc's thresholds, once per process; False where the C library is another one."""
-    if sys.platform != "linux":
-        return False
-    library = ctypes.CDLL(None)
-    if not hasattr(library, "gnu_get_libc_version"):
+    library = _glibc()
+    if library is None:
         return False
     # Setting either switches the dynamic rule off, so both are set or neither matters.
     accepted = library.mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
     return bool(accepted and library.mallopt(_M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES))
+
+
+def give_back_freed_memory() -> bool:
+    """Returns every free page of the heap to the kernel; False where the C library is another one.
+
+    For what frees and makes many tensors of slightly different sizes below 32 MiB: the holes that
+    one kind leaves do not fit the next, and stay with the process.
+    """
+    library = _glibc()
+    return library is not None and bool(library.malloc_trim(0))
+
+
+def _glibc() -> ctypes.CDLL | None:
+    if sys.platform != "linux":
+        return None
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "gnu_get_libc_version") else None

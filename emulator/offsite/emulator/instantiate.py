@@ -7,7 +7,9 @@ Notable decisions:
   config itself, and the modules, does take memory (lists of layers, labels), in proportion to
   numbers in it: those are bounded before, in `bundle.config_rules`.
 * The linear layers of MLPs take the shapes of the schema, since width pruning makes them narrower
-  than any config can say. Nothing else may differ from what the config describes.
+  than any config can say. A linear layer in a block is factored where the schema has its two
+  matrices; blocks that the layer map repeats share the parameters of the first; harmonisers stand
+  where the schema has theirs. Nothing else may differ from what the config describes.
 * Tied weights stand once in a schema, under the name the model lists first (the embedding); the
   head is tied again when weights are loaded.
 * Attention is forced to `sdpa`, or `eager` where a model cannot do that or caps its scores, which
@@ -31,8 +33,12 @@ from transformers import (
     PreTrainedModel,
 )
 
-from offsite.emulator.blocks import find_blocks, mlp_layers
-from offsite.emulator.linear import resize
+from offsite.emulator.blocks import Blocks, find_blocks, in_attention, mlp_layers
+from offsite.emulator.factored import DOWN, UP
+from offsite.emulator.harmoniser import add_harmonisers
+from offsite.emulator.layer_map import first_positions
+from offsite.emulator.linear import factor, features, linear_layers, resize
+from offsite.emulator.methods.mlp import odd_input
 from offsite.emulator.schema import TensorSpec
 from offsite.secure.errors import ConfigError, PeerError
 
@@ -46,11 +52,11 @@ INDEX_LISTS = frozenset({"mlp_only_layers"})
 
 
 def emulator_config(base_config: PreTrainedConfig, kept: Sequence[int]) -> PreTrainedConfig:
-    """The config of a model that has only the `kept` blocks (ascending) of the base model."""
+    """The config of a model of the `kept` blocks (ascending) of the base model."""
     fields = base_config.to_dict()
     count_key = base_config.attribute_map.get("num_hidden_layers", "num_hidden_layers")
     base_blocks = base_config.num_hidden_layers
-    if len(kept) < base_blocks:
+    if tuple(kept) != tuple(range(base_blocks)):
         _refuse_depth_dependence(fields)
     for key, value in fields.items():
         if isinstance(value, list) and "layer" in key:
@@ -76,8 +82,8 @@ def _refuse_depth_dependence(fields: Mapping[str, object]) -> None:
     """Blocks that compute with their own index would change when they are renumbered."""
     if fields.get("scale_attn_by_inverse_layer_idx"):
         raise ConfigError(
-            "this model scales attention by the index of the block, so dropping blocks changes"
-            " the ones that stay; use a method that keeps every block"
+            "this model scales attention by the index of the block, so dropping or sharing blocks"
+            " changes the ones that stay; use a method that keeps every block"
         )
 
 
@@ -115,33 +121,40 @@ def instantiate(
     config: Mapping[str, object],
     schema: Mapping[str, TensorSpec],
     dtype: torch.dtype | None = None,
+    kept: Sequence[int] = (),
 ) -> PreTrainedModel:
     """A frozen model of zeros in the shapes of `schema`, ready for `bundle.weights.fill`.
 
     Args:
         config: the emulator's config as JSON.
-        schema: every tensor of the emulator, tied ones once.
+        schema: every tensor of the emulator, tied and shared ones once.
         dtype: of all floating parameters.
+        kept: the layer map's; blocks it repeats share their parameters. Empty: none does.
 
     Raises:
         PeerError: the config is refused, or it does not describe the tensors of the schema.
     """
     wanted = torch.float32 if dtype is None else dtype
-    model = skeleton(config_from_json(config), schema, wanted)
+    model = skeleton(config_from_json(config), schema, wanted, kept)
     replace_parameters(model, lambda _, old: torch.zeros(old.shape, dtype=wanted))
     return model
 
 
 def skeleton(
-    config: PreTrainedConfig, schema: Mapping[str, TensorSpec], dtype: torch.dtype
+    config: PreTrainedConfig,
+    schema: Mapping[str, TensorSpec],
+    dtype: torch.dtype,
+    kept: Sequence[int] = (),
 ) -> PreTrainedModel:
     """The same model with its large parameters on the meta device; buffers are real."""
-    if config.num_hidden_layers > len(schema):
-        raise PeerError(
-            f"config: {config.num_hidden_layers} blocks, but only {len(schema)} tensors"
-        )
-    _check_against(_construct(config, schema, dtype, torch.device("meta")), schema)
-    model = _construct(config, schema, dtype, _EmptyOnMeta())
+    blocks = config.num_hidden_layers
+    if kept and len(kept) != blocks:
+        raise PeerError(f"config: {blocks} blocks, but {len(kept)} in the layer map")
+    if len(set(kept) or range(blocks)) > len(schema):
+        raise PeerError(f"config: {blocks} blocks, but only {len(schema)} tensors")
+    first = first_positions(kept or range(blocks))
+    _check_against(_construct(config, schema, dtype, first, torch.device("meta")), schema)
+    model = _construct(config, schema, dtype, first, _EmptyOnMeta())
     model.train(False)
     model.requires_grad_(False)
     return model
@@ -167,9 +180,13 @@ def _construct(
     config: PreTrainedConfig,
     schema: Mapping[str, TensorSpec],
     dtype: torch.dtype,
+    first: Sequence[int],
     where: AbstractContextManager[object],
 ) -> PreTrainedModel:
-    """The architecture, with the MLPs' linear layers in the schema's shapes."""
+    """The architecture, in the forms that the schema gives its blocks.
+
+    `first` holds, for every block, the position of the one whose parameters it has.
+    """
     try:
         with where:
             model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
@@ -177,13 +194,74 @@ def _construct(
             )
     except Exception as error:  # whatever a foreign config makes the library raise
         raise PeerError(f"config of type {config.model_type}: {error}") from error
-    blocks = find_blocks(model)
+    blocks = _blocks_of(model, len(first))
     for position, block in enumerate(blocks.modules):
-        for name, layer in mlp_layers(block).items():
-            spec = schema.get(f"{blocks.name_of(position)}.{name}.weight")
-            if spec and len(spec.shape) == 2 and spec.shape != tuple(layer.weight.shape):
-                resize(layer, spec.shape)
+        if first[position] == position:
+            _shape_block(blocks.name_of(position), block, schema)
+    for position in range(len(first)):
+        if first[position] != position:
+            _share_block(blocks, position, first[position])
+    hidden = getattr(config, "hidden_size", 0)
+    add_harmonisers(model, blocks.modules, hidden, schema, dtype)
     return model
+
+
+def _blocks_of(model: PreTrainedModel, count: int) -> Blocks:
+    try:
+        blocks = find_blocks(model)
+    except ConfigError as error:
+        raise PeerError(f"config: {error}") from error
+    if len(blocks.modules) != count:
+        raise PeerError(f"config: {count} blocks expected, {len(blocks.modules)} described")
+    return blocks
+
+
+def _shape_block(path: str, block: nn.Module, schema: Mapping[str, TensorSpec]) -> None:
+    """Make the block's linear layers narrow or factored as in the schema; a wrong one stays."""
+    before = [features(layer) for layer in mlp_layers(block).values()]
+    for name, layer in list(linear_layers(block)):
+        is_free = not in_attention(block, name)  # an attention's sizes are those of the config
+        spec = schema.get(f"{path}.{name}.weight")
+        down, up = (schema.get(f"{path}.{name}.{part}") for part in (DOWN, UP))
+        if spec:
+            if is_free and len(spec.shape) == 2 and spec.shape != tuple(layer.weight.shape):
+                resize(layer, spec.shape)
+        elif down and up and len(down.shape) == len(up.shape) == 2:
+            inputs, outputs = (down.shape[1], up.shape[0]) if is_free else features(layer)
+            parent, _, attribute = name.rpartition(".")
+            factored = factor(f"{path}.{name}", layer, inputs, outputs, down.shape[0])
+            setattr(block.get_submodule(parent), attribute, factored)
+    after = [features(layer) for layer in mlp_layers(block).values()]
+    if after != before and (after[-1][1] != before[-1][1] or odd_input(after)):
+        raise PeerError(
+            f"{path}: its MLP has (in, out) {after} in the schema, {before} by the config"
+        )
+
+
+def _share_block(blocks: Blocks, position: int, first: int) -> None:
+    """Let a block compute with the parameters, and stored buffers, of an earlier one."""
+    source, block = blocks.modules[first], blocks.modules[position]
+    _shape_block(
+        blocks.name_of(position),
+        block,
+        {
+            f"{blocks.name_of(position)}.{name}": TensorSpec("", tuple(tensor.shape))
+            for name, tensor in source.named_parameters()
+        },
+    )
+    own, others = (
+        {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+        for module in (block, source)
+    )
+    if own != others:
+        names = sorted(name for name, _ in own.items() ^ others.items())
+        raise PeerError(
+            f"block {position} repeats block {first}, but the config gives {names[0]} another shape"
+        )
+    for name in own:
+        path, _, attribute = name.rpartition(".")
+        tensor = getattr(source.get_submodule(path), attribute)
+        setattr(block.get_submodule(path), attribute, tensor)
 
 
 def _check_against(model: nn.Module, schema: Mapping[str, TensorSpec]) -> None:
@@ -205,13 +283,10 @@ def _check_against(model: nn.Module, schema: Mapping[str, TensorSpec]) -> None:
 
 
 def named_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Every tensor that must be stored: parameters, tied ones once, and persistent buffers."""
+    """Every tensor that must be stored: parameters and persistent buffers, shared ones once."""
     weights: dict[str, torch.Tensor] = {n: p.detach() for n, p in model.named_parameters()}
-    aliases = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    for name, tensor in model.state_dict().items():
-        if name not in aliases:
-            weights[name] = tensor
-    return weights
+    stored = model.state_dict().keys()
+    return weights | {n: b.detach() for n, b in model.named_buffers() if n in stored}
 
 
 def replace_parameters(model: nn.Module, new: Callable[[str, nn.Parameter], torch.Tensor]) -> None:

@@ -21,7 +21,8 @@ import re
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeAlias
+from types import TracebackType
+from typing import TYPE_CHECKING, BinaryIO, Self, TypeAlias
 
 import numpy as np
 
@@ -145,6 +146,12 @@ def read_header(path: Path) -> dict[str, TensorSpec]:
         return {name: extent.spec for name, extent in _read_extents(file, path.name).items()}
 
 
+def read_offsets(path: Path) -> dict[str, int]:
+    """`read_header` for who reads a part of a tensor: the byte at which each one begins."""
+    with path.open("rb") as file:
+        return {name: extent.begin for name, extent in _read_extents(file, path.name).items()}
+
+
 def check_schema(found: Schema, expected: Schema) -> None:
     """Raises IntegrityError that names the first missing, unexpected or misshapen tensor."""
     for name in sorted(found.keys() | expected.keys()):
@@ -190,6 +197,37 @@ def iter_checked(
     """
     with path.open("rb") as file:
         yield from _iter_tensors(file, path.name, expected, only)
+
+
+class TensorFile:
+    """A file from which tensors are read by name; a context manager. Raises as `iter_checked`."""
+
+    def __init__(self, path: Path, expected: Schema) -> None:
+        self._file = path.open("rb")
+        try:
+            self._extents = _read_extents(self._file, path.name)
+            found = {name: extent.spec for name, extent in self._extents.items()}
+            check_schema(found, expected)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def read(self, name: str) -> "torch.Tensor":
+        """The tensor of that name, finite."""
+        tensor = _read_tensor(self._file, self._extents[name])
+        check_finite(name, tensor)
+        return tensor
 
 
 def load_checked(path: Path, expected: Schema) -> "dict[str, torch.Tensor]":

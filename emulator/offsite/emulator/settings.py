@@ -6,7 +6,9 @@ Notable:
 - an unknown key, a wrong type and a failed check are all collected and reported at once;
 - paths in the file are relative to the file, paths on the command line to the working directory.
 
-Sections are dataclasses, their fields scalars (`int`, `float`, `bool`, `str`, `Path`, an `Enum`).
+Sections are dataclasses, their fields scalars (`int`, `float`, `bool`, `str`, `Path`, an `Enum`),
+`tuple[scalar, ...]` (a TOML array; on the command line separated by commas), or
+`tuple[dataclass, ...]` (an array of tables `[[section.field]]`; on the command line as TOML).
 """
 
 import contextlib
@@ -15,7 +17,7 @@ import enum
 import tomllib
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import tomli_w
@@ -24,7 +26,8 @@ from offsite.secure.errors import ConfigError
 
 type_hints = typing.get_type_hints
 Scalar = bool | int | float | str
-Tables = dict[str, dict[str, Scalar]]
+Plain = Scalar | list["Plain"] | dict[str, "Plain"]
+Tables = dict[str, dict[str, Plain]]
 T = typing.TypeVar("T")
 
 
@@ -65,18 +68,44 @@ def render_toml(settings: object) -> str:
             lines += [f"# {doc}"]
         lines.append(f"[{name}]")
         values = getattr(settings, name)
+        tables: list[str] = []  # behind the scalars: what follows a table belongs to it
         for field, comment in documented_fields(section):
-            lines += [f"# {comment}"] if comment else []
-            lines.append(tomli_w.dumps({field: _plain(getattr(values, field))}).strip())
-        lines.append("")
+            documented = [f"# {comment}"] if comment else []
+            item = _item_of(type_hints(section)[field])
+            if item is not None and dataclasses.is_dataclass(item):
+                tables += ["", *documented, *_key_comments(item)]
+                tables += _array_of_tables(f"{name}.{field}", getattr(values, field))
+            else:
+                lines += [*documented, render_line(field, _plain(getattr(values, field)))]
+        lines += [*tables, ""]
     return "\n".join(lines)
+
+
+def render_line(key: str, value: Plain) -> str:
+    """`key = value` as TOML, an array on one line."""
+    if isinstance(value, list):
+        items = (render_line("", item).removeprefix('"" = ') for item in value)
+        return f"{key} = [{', '.join(items)}]"
+    return tomli_w.dumps({key: value}).strip()
+
+
+def _key_comments(item: type) -> list[str]:
+    return [f"#   {field}: {comment}" for field, comment in documented_fields(item)]
+
+
+def _array_of_tables(name: str, items: Sequence[object]) -> list[str]:
+    """Every item as a table; without any, the header as a comment."""
+    lines = [] if items else [f"# [[{name}]]"]
+    for item in items:
+        lines.append(f"[[{name}]]")
+        lines += [render_line(field, value) for field, value in _plain_table(item).items()]
+    return lines
 
 
 def to_tables(settings: object) -> Tables:
     """Plain nested dictionaries, for JSON."""
     return {
-        name: {f: _plain(getattr(getattr(settings, name), f)) for f, _ in documented_fields(cls)}
-        for name, cls in section_types(type(settings))
+        name: _plain_table(getattr(settings, name)) for name, _ in section_types(type(settings))
     }
 
 
@@ -119,7 +148,7 @@ def _overrides_for(section: str, overrides: Sequence[str]) -> Iterator[tuple[str
 
 def _convert(
     section: type,
-    given: dict[str, Scalar],
+    given: Mapping[str, Plain],
     name: str,
     base: Path,
     problems: list[str],
@@ -133,15 +162,17 @@ def _convert(
             continue
         try:
             values[key] = _parse(raw, hints[key], base, text_form)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             problems.append(f"{name}.{key}: {error}")
     return values
 
 
-def _parse(raw: Scalar, wanted: object, base: Path, text_form: bool) -> object:
+def _parse(raw: Plain, wanted: object, base: Path, text_form: bool) -> object:
     options = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else ()
     if options:  # `Path | None`: an empty text means "not set"
         return None if raw == "" else _parse(raw, options[0], base, text_form)
+    if (item := _item_of(wanted)) is not None:
+        return _parse_array(raw, item, base, text_form)
     if wanted is bool and text_form and str(raw).lower() in {"true", "false"}:
         return str(raw).lower() == "true"
     if wanted in (int, float) and text_form:
@@ -162,6 +193,41 @@ def _parse(raw: Scalar, wanted: object, base: Path, text_form: bool) -> object:
     raise ValueError(f"expected {expected}, found {raw!r}")
 
 
+def _item_of(wanted: object) -> type | None:
+    """`X` of a `tuple[X, ...]`."""
+    if typing.get_origin(wanted) is not tuple:
+        return None
+    return typing.cast(type, typing.get_args(wanted)[0])
+
+
+def _parse_array(raw: Plain, item: type, base: Path, text_form: bool) -> tuple[object, ...]:
+    if text_form and isinstance(raw, str):
+        if not raw.startswith("["):
+            parts = [part.strip() for part in raw.split(",") if part.strip()]
+            return tuple(_parse(part, item, base, True) for part in parts)
+        try:
+            raw = tomllib.loads(f"array = {raw}")["array"]
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"expected a TOML array: {error}") from None
+    if not isinstance(raw, list):
+        raise TypeError(f"expected an array, found {raw!r}")
+    if dataclasses.is_dataclass(item):
+        return tuple(_parse_table(value, number, item, base) for number, value in enumerate(raw, 1))
+    return tuple(_parse(value, item, base, False) for value in raw)
+
+
+def _parse_table(raw: Plain, number: int, item: type, base: Path) -> object:
+    """One table of an array of tables, numbered from 1."""
+    if not isinstance(raw, dict):
+        raise TypeError(f"expected tables, found {raw!r}")
+    problems: list[str] = []
+    name = f"table {number}"
+    made = _construct(item, _convert(item, raw, name, base, problems), name, problems)
+    if problems:
+        raise ValueError("; ".join(problems))
+    return made
+
+
 def _construct(section: type, values: dict[str, object], name: str, problems: list[str]) -> object:
     try:
         return section(**values)
@@ -172,9 +238,17 @@ def _construct(section: type, values: dict[str, object], name: str, problems: li
     return None
 
 
-def _plain(value: object) -> Scalar:
+def _plain(value: object) -> Plain:
     if isinstance(value, enum.Enum):
         return typing.cast(Scalar, value.value)
     if value is None:
         return ""
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if dataclasses.is_dataclass(value):
+        return dict(_plain_table(value))
     return str(value) if isinstance(value, Path) else typing.cast(Scalar, value)
+
+
+def _plain_table(item: object) -> dict[str, Plain]:
+    return {field: _plain(getattr(item, field)) for field, _ in documented_fields(type(item))}

@@ -10,14 +10,16 @@ import grpc
 import pytest
 from tests.edge_client.releases import FILE, SIZE, artefacts, write_release
 from tests.loopback import serving
+from tests.varied import tiny_varied
 
 from offsite.coordinator.gatekeeper import Peer, PeerRole
 from offsite.coordinator.service import artefacts as module
-from offsite.coordinator.service.artefacts import ArtefactService
+from offsite.coordinator.service.artefacts import ArtefactService, ReleaseIndex
 from offsite.coordinator.service.interceptor import _peer
 from offsite.emulator.bundle.manifest import CHUNKS_SUFFIX, MANIFEST_NAME
 from offsite.secure import limits
 from offsite.secure.envelope import to_bytes
+from offsite.secure.errors import IntegrityError
 from offsite.secure.wire import from_wire
 from offsite.v1 import artefacts_pb2 as pb
 from offsite.v1.artefacts_pb2_grpc import ArtefactServiceStub
@@ -79,6 +81,29 @@ def test_files_beside_the_manifest_are_not_served(stub: ArtefactServiceStub, fol
     (folder / "secret").write_bytes(b"not of the release")
     with pytest.raises(grpc.RpcError, match="has no file with SHA-256"):
         fetch(stub, b"not of the release")
+
+
+def test_variants_are_served_by_digest_their_manifests_too(tmp_path: Path) -> None:
+    tiny_varied(tmp_path / "model").release(tmp_path / "varied")
+    service = ArtefactService(tmp_path / "varied")
+    with serving(artefacts(service)) as loopback, loopback.channel("anna") as line:
+        stub = ArtefactServiceStub(line)
+        wire = stub.GetRelease(pb.GetReleaseRequest(), timeout=30).manifest
+        assert to_bytes(from_wire(wire)) == (tmp_path / "varied" / MANIFEST_NAME).read_bytes()
+        for path in (tmp_path / "varied").rglob("*"):
+            if path.is_file() and path != tmp_path / "varied" / MANIFEST_NAME:
+                assert b"".join(fetch(stub, path.read_bytes())) == path.read_bytes()
+        (tmp_path / "varied" / "variants" / "small" / "secret").write_bytes(b"beside")
+        with pytest.raises(grpc.RpcError, match="has no file with SHA-256"):
+            fetch(stub, b"beside")
+
+
+def test_a_damaged_manifest_of_a_variant_is_not_served(tmp_path: Path) -> None:
+    tiny_varied(tmp_path / "model").release(tmp_path / "varied")
+    path = tmp_path / "varied" / "variants" / "small" / MANIFEST_NAME
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(IntegrityError, match="variant small"):
+        ReleaseIndex(tmp_path / "varied").current()
 
 
 def test_a_new_release_is_served_without_a_restart(stub: ArtefactServiceStub, folder: Path) -> None:

@@ -2,18 +2,18 @@
 
 import pytest
 import torch
-from tests.edge_client.tuning.samples import make_examples
 from tests.emulator.conftest import BLOCKS, FAMILIES
+from tests.emulator.training.samples import make_examples
 from transformers import AutoModelForCausalLM
 
-from offsite.edge_client.batches import micro_batches
-from offsite.edge_client.loss import summed_loss
 from offsite.edge_client.task import Task
 from offsite.edge_client.tuning import tune
 from offsite.emulator.adapters.adapter import AdapterKind, AdapterSpec, make_adapter
 from offsite.emulator.instantiate import attention_for
 from offsite.emulator.layer_map import LayerMap, Placement
 from offsite.emulator.rounds.plan import TuningSettings
+from offsite.emulator.training.batches import micro_batches
+from offsite.emulator.training.loss import summed_loss
 
 SETTINGS = TuningSettings(
     learning_rate=5e-3, local_steps=8, batch_examples=8, micro_batch_tokens=120

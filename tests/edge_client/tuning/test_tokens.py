@@ -17,9 +17,10 @@ from offsite.edge_client.data import (
     TextRow,
 )
 from offsite.edge_client.data_formats import Format
-from offsite.edge_client.tokens import Encoded, Encoding, digest, encode
+from offsite.edge_client.tokens import Encoded, encode
 from offsite.emulator.questions import Question
 from offsite.emulator.scoring import score_choices
+from offsite.emulator.training.tokens import Encoding, digest
 from offsite.secure.errors import ConfigError
 
 

@@ -7,19 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.edge_client.tuning.samples import make_examples, make_model
+from tests.emulator.training.samples import make_examples, make_model
 from torch import nn
 from transformers import PreTrainedModel
 
 from offsite.edge_client import tuning
-from offsite.edge_client.attention import attention_for
-from offsite.edge_client.batches import micro_batches
 from offsite.edge_client.checkpoint import Binding, Checkpoint
-from offsite.edge_client.loss import summed_loss
 from offsite.edge_client.outcome import TuningOutcome
 from offsite.edge_client.task import Task, learning_rate
 from offsite.edge_client.tuning import NO_CHECKPOINT, Callbacks, tune
 from offsite.emulator.rounds.plan import ComputeDtype, TuningSettings
+from offsite.emulator.training.batches import micro_batches
+from offsite.emulator.training.loss import summed_loss
 from offsite.secure.errors import ConfigError, DiskFullError, MachineError
 
 SETTINGS = TuningSettings(
@@ -73,40 +72,6 @@ def assert_equal(a: TuningOutcome, b: TuningOutcome) -> None:
 
 
 # The loss.
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_loss_is_that_of_full_logits_with_an_attention_mask(family: str) -> None:
-    model = make_model(family).double().eval()
-    for batch in micro_batches(EXAMPLES[:8], 60):
-        mask = torch.zeros_like(batch.ids)
-        for row in range(len(mask)):
-            mask[row, : int(batch.columns[batch.rows == row].max()) + 1] = 1
-        logits = model(input_ids=batch.ids, attention_mask=mask).logits.log_softmax(-1)
-        wanted = -logits[batch.rows, batch.columns, batch.targets].sum()
-        torch.testing.assert_close(summed_loss(model, batch).double(), wanted, rtol=1e-6, atol=0)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_head_sees_only_positions_that_predict_something_learnt(family: str) -> None:
-    model = make_model(family)
-    seen: list[tuple[int, ...]] = []
-    model.get_output_embeddings().register_forward_hook(
-        lambda module, args, output: seen.append(tuple(output.shape[:2]))
-    )
-    (batch,) = micro_batches(EXAMPLES[:1], 60)
-    summed_loss(model, batch)
-    assert seen == [(1, EXAMPLES[0].learnt_tokens)]
-    model(input_ids=batch.ids)
-    assert seen[-1] == tuple(batch.ids.shape)  # nothing is left behind
-
-
-def test_a_model_whose_head_is_hidden_is_computed_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = make_model("llama")
-    (batch,) = micro_batches(EXAMPLES[:1], 60)
-    wanted = summed_loss(model, batch)
-    monkeypatch.setattr(model, "get_output_embeddings", lambda: None)
-    torch.testing.assert_close(summed_loss(model, batch), wanted)
 
 
 def gradients(micro_batch_tokens: int) -> list[torch.Tensor]:
@@ -436,16 +401,3 @@ def test_the_random_state_of_the_process_is_left_alone() -> None:
     before = torch.get_rng_state()
     tune(model, parameters, values_of(parameters), EXAMPLES, Task(SETTINGS))
     assert torch.equal(torch.get_rng_state(), before)
-
-
-@pytest.mark.parametrize(
-    ("dtype", "tokens", "plain"),
-    [(torch.bfloat16, 160, True), (torch.bfloat16, 161, False), (torch.float32, 8, False)],
-)
-def test_short_rows_in_bf16_take_the_plain_formula(
-    dtype: torch.dtype, tokens: int, plain: bool
-) -> None:
-    ids = torch.zeros(1, tokens, dtype=torch.int64)
-    with attention_for(ids, dtype):
-        assert torch.backends.cuda.flash_sdp_enabled() is not plain
-    assert torch.backends.cuda.flash_sdp_enabled()

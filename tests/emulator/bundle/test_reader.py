@@ -148,7 +148,7 @@ def test_the_reader_needs_no_torch(pristine: Path, signer: IdentityKey) -> None:
         {"release_version": True},
         {"release_version": 1.0},
         {"release_version": 1 << 60},
-        {"format_version": 2},
+        {"format_version": 3},
         {"format_version": "1"},
         {"created_unix_s": -1},
         {"expires_unix_s": CREATED_UNIX_S},
@@ -231,7 +231,7 @@ def test_a_repeated_file_is_refused() -> None:
 def manifest_with(files: list[dict[str, object]]) -> Manifest:
     layer_map = LayerMap.of(Placement(1, 1), 5, (1, 3))
     payload = {
-        "format_version": 1,
+        "format_version": 2,
         "project": "p",
         "release_version": 1,
         "created_unix_s": 1,
@@ -244,6 +244,10 @@ def manifest_with(files: list[dict[str, object]]) -> Manifest:
         "layer_map": layer_map.to_json(),
         "adapter": AdapterSpec(AdapterKind.LORA).to_json(),
         "files": files,
+        "packing": "none",
+        "adapter_sha256": "0" * 64,
+        "tuning_bytes": 0,
+        "variants": [],
     }
     return Manifest.from_bytes(json.dumps(payload).encode())
 

@@ -1,15 +1,28 @@
 """`inspect` says what is in a bundle, from whom, and what was checked, refused or not."""
 
+import copy
 import io
 import json
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+import torch
 from rich.console import Console
+from tests.emulator.conftest import MakeModel
+from tests.emulator.forms import FORMS, RANK, planned
 
+from offsite.emulator.adapters.adapter import make_adapter
+from offsite.emulator.build import build_emulator
 from offsite.emulator.bundle.manifest import ReleaseFacts
-from offsite.emulator.bundle.report import Inspection, inspect_bundle, render
+from offsite.emulator.bundle.report import Inspection, examine, inspect_bundle, render
+from offsite.emulator.bundle.statistics import Sampling
 from offsite.emulator.bundle.writer import Contents, write_bundle
+from offsite.emulator.layer_map import Placement
+from offsite.emulator.methods.method import MethodName
+from offsite.emulator.packing.middle import roundtrip
+from offsite.emulator.packing.packing import Packing
+from offsite.emulator.strict_json import JsonObject
 from offsite.secure.identity import IdentityKey
 
 CREATED_UNIX_S = 1_790_000_000
@@ -17,20 +30,44 @@ EXPIRES_UNIX_S = CREATED_UNIX_S + 30 * 86_400
 
 
 def shown(inspection: Inspection) -> str:
+    return printed(inspection.description)
+
+
+def printed(description: JsonObject, width: int = 160) -> str:
     stream = io.StringIO()
-    Console(file=stream, width=160).print(render(inspection.description))
+    Console(file=stream, width=width).print(render(description))
     return stream.getvalue()
+
+
+def pairs(text: str) -> dict[str, str]:
+    """The rows of the tables of two columns."""
+    return {
+        cells[0].strip(): cells[1].strip()
+        for line in text.splitlines()
+        if len(cells := line.strip("│ ").split("│")) == 2
+    }
+
+
+def examined(folder: Path, signer: IdentityKey) -> JsonObject:
+    """Through JSON, as a script sees it."""
+    inspection = inspect_bundle(folder, signer.public, CREATED_UNIX_S)
+    assert inspection.bundle is not None
+    document = examine(inspection.bundle, inspection.description, Sampling(7))
+    found: JsonObject = json.loads(json.dumps(document, allow_nan=False))
+    return found
 
 
 def test_an_accepted_bundle_is_described(pristine: Path, signer: IdentityKey) -> None:
     inspection = inspect_bundle(pristine, signer.public, CREATED_UNIX_S + 5, minimum_version=3)
     found = json.loads(json.dumps(inspection.description))
-    assert inspection.refusal is None
+    assert inspection.refusal is None and inspection.bundle is not None
     assert found["accepted"] is True
     assert found["release"]["signer_fingerprint"] == signer.public.fingerprint.hex()
     assert found["release"]["version"] == 7
     assert found["release"]["created"] == "2026-09-21T14:13:20Z"
     assert found["release"]["expires"] == "2026-10-21T14:13:20Z"
+    assert found["release"]["days_left"] == 29
+    assert found["variants"] == []
     assert found["release"]["base_fingerprint"] == "ab" * 32
     assert found["emulator"] == {
         "architecture": "llama",
@@ -39,10 +76,15 @@ def test_an_accepted_bundle_is_described(pristine: Path, signer: IdentityKey) ->
         "base_blocks": 5,
         "kept_blocks": 4,
         "bottom_slots": 1,
+        "spread_slots": 0,
+        "middle_slots": 0,
         "top_slots": 1,
         "tensors": 38,
         "parameters": 14_480,
+        "packing": "none",
+        "packed_tensors": 0,
         "bytes": 28_960,
+        "tuning_bytes": inspection.bundle.manifest.tuning_bytes,
     }
     assert found["adapter"]["kind"] == "lora"
     assert found["adapter"]["slots"] == ["bottom.0", "top.0"]
@@ -63,9 +105,11 @@ def test_the_table_shows_what_the_description_says(pristine: Path, signer: Ident
         "chunk digests",
         "skipped: no release was accepted before",
         "warning: It has a chat template",
-        "loss 2.5",
+        "warning: The owner signed no report on leak.",
+        "stated by the owner: fidelity",
     ):
         assert part in text
+    assert pairs(text)["loss"] == "2.5"
 
 
 def test_a_refused_bundle_shows_the_check_that_failed(
@@ -95,3 +139,125 @@ def test_warnings_are_plain(
     assert "not compressed" in text
     assert "states nothing" in text
     assert "[red]x[/red]" in text
+
+
+def test_what_was_not_measured_says_so(
+    contents: Contents, facts: ReleaseFacts, signer: IdentityKey, tmp_path: Path
+) -> None:
+    leak = {
+        "zero_shot": {"value": 0.25, "stderr": 0.02},
+        "healed": {"value": None, "reason": "no attack was configured"},
+        "kept": {"value": None, "stderr": None},
+        "attack": {"steps": 12_000, "recipe": None},
+    }
+    fidelity = {
+        "hidden_error": [{"block": 2, "error": 0.125}, {"block": 3, "error": 0.5}],
+        "verbatim": [0.5, 1.0],
+    }
+    reports = {"leak": leak, "fidelity": fidelity, "leak_budget": {"zero_shot": 0.5, "kept": None}}
+    stated = replace(facts, provenance={**reports, "steps": 3})
+    write_bundle(tmp_path / "b", contents, stated, signer)
+    text = shown(inspect_bundle(tmp_path / "b", signer.public, CREATED_UNIX_S))
+    rows = pairs(text)
+    assert rows["zero shot"] == "0.25 ± 0.02 (limit 0.5)"
+    assert rows["healed"] == "not measured: no attack was configured"
+    assert rows["kept"] == rows["attack, recipe"] == "not measured"
+    assert rows["attack, steps"] == "12,000"
+    assert rows["verbatim"] == "0.5, 1"
+    assert rows["steps"] == "3"
+    assert "block 2, error 0.125" in text and "block 3, error 0.5" in text
+    assert "signed no report" not in text
+
+
+def test_the_tensors_are_described_and_checked(pristine: Path, signer: IdentityKey) -> None:
+    found = examined(pristine, signer)
+    statistics = found["statistics"]
+    assert isinstance(statistics, dict)
+    assert statistics["values"] == statistics["values_read"] == 14_480
+    assert [block["slot"] for block in statistics["blocks"]] == ["bottom.0", None, None, "top.0"]
+    assert [block["base_block"] for block in statistics["blocks"]] == [0, 1, 3, 4]
+    assert {kind["tensors"] for kind in statistics["kinds"]} == {4}
+    assert [row["tensor"] for row in statistics["outside"]] == [
+        "model.embed_tokens.weight",
+        "model.norm.weight",
+    ]
+    checks = found["hostile_checks"]
+    assert isinstance(checks, list)
+    assert {check["outcome"] for check in checks} == {"clear", "not judged"}
+    assert all(check["name"] and check["looks_for"] and check["detail"] for check in checks)
+    text = printed(found)
+    for part in (
+        "measured: 14,480 of 14,480 values",
+        "mlp.down_proj",
+        "16 x 32",
+        "checks against a hostile release",
+        "bias ladder",
+        "the MLPs have no biases",
+        "first adapter is drawn as stated",
+    ):
+        assert part in text
+    assert max(map(len, printed(found, 80).splitlines())) <= 80
+
+
+def test_a_part_that_was_read_is_said(pristine: Path, signer: IdentityKey) -> None:
+    inspection = inspect_bundle(pristine, signer.public, CREATED_UNIX_S)
+    assert inspection.bundle is not None
+    told: list[tuple[int, int]] = []
+    sampling = Sampling(1234, values=100)
+    document = examine(
+        inspection.bundle,
+        inspection.description,
+        sampling,
+        lambda done, total: told.append((done, total)),
+    )
+    assert "of 14,480 values, in rows drawn from seed 1234" in printed(document)
+    assert told[-1] == (14_480, 14_480)
+
+
+@pytest.mark.parametrize(
+    ("form", "packing"),
+    [*((form, Packing.NONE) for form in FORMS), ("all", Packing.INT8), ("all", Packing.NF4)],
+)
+def test_every_form_of_an_emulator_is_described(
+    form: str,
+    packing: Packing,
+    make_model: MakeModel,
+    contents: Contents,
+    facts: ReleaseFacts,
+    signer: IdentityKey,
+    tmp_path: Path,
+) -> None:
+    base = make_model("llama", torch.bfloat16)
+    with planned(FORMS[form]):
+        emulator = build_emulator(base, Placement(1, 1), MethodName.UNIFORM_DROP, 0.5)
+    roundtrip(emulator.model, emulator.layer_map, packing)
+    adapter = make_adapter(contents.adapter_spec, emulator.layer_map)
+    adapter.attach(emulator.model)
+    tensors = adapter.extract(emulator.model)
+    adapter.detach(emulator.model)
+    tokenizer = copy.deepcopy(contents.tokenizer)
+    tokenizer.chat_template = None
+    release = replace(
+        contents,
+        tokenizer=tokenizer,
+        model=emulator.model,
+        config=emulator.model.config,
+        layer_map=emulator.layer_map,
+        adapter=tensors,
+        packing=packing,
+    )
+    write_bundle(tmp_path / "b", release, facts, signer)
+    found = examined(tmp_path / "b", signer)
+    statistics = found["statistics"]
+    assert isinstance(statistics, dict)
+    blocks = statistics["blocks"]
+    assert len(blocks) == len(emulator.layer_map.kept)
+    repeats = len(emulator.layer_map.kept) - len(set(emulator.layer_map.kept))
+    assert sum(block.get("shared", False) for block in blocks) == repeats
+    assert len(statistics["harmonisers"]) == (2 if form in ("harmonised", "all") else 0)
+    ranks = {rank for block in blocks for rank in block.get("ranks", {}).values()}
+    assert ranks == ({RANK} if "factored" in form or form == "all" else set())
+    packings = {kind["packing"].removesuffix(", some") for kind in statistics["kinds"]}
+    assert packings == {"none", packing.value}
+    document = printed(found)
+    assert "harmonisers" in document or form not in ("harmonised", "all")

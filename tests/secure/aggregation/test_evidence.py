@@ -87,7 +87,7 @@ def test_a_changed_round_fails_its_audit(audited: Audited, field: str) -> None:
     first = bytearray(messages[0])
     first[-1] ^= 1
     for changed in ((bytes(first), *messages[1:]), messages[1:], messages[::-1]):
-        with pytest.raises((PeerError, ValueError)):
+        with pytest.raises(PeerError):
             verify(audited, **{field: changed})
 
 

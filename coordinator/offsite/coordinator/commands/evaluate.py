@@ -9,7 +9,13 @@ from rich.text import Text
 from transformers import PreTrainedModel
 
 from offsite.coordinator.evaluation import Questions, evaluate
-from offsite.coordinator.owner_inputs import DTYPES, adapter_of, load_model, load_questions
+from offsite.coordinator.owner_inputs import (
+    DTYPES,
+    adapter_of,
+    final_form,
+    load_model,
+    load_questions,
+)
 from offsite.coordinator.release import stored_release
 from offsite.coordinator.workspace import Workspace, open_workspace
 from offsite.coordinator.workspace_campaign import result_of
@@ -33,15 +39,18 @@ def evaluate_table(
         result = result_of(workspace, bundle)
         emulator = bundle.load_emulator(DTYPES[config.model.dtype])
         assert isinstance(emulator, PreTrainedModel)
+        model = load_model(config, bundle)
+        form = final_form(config, bundle, model, result)
         started = time.monotonic()
         with terminal.progress("evaluating") as report:
             found = evaluate(
-                load_model(config, bundle),
+                model,
                 emulator,
                 load_tokenizer(config.model.path),
                 adapter_of(bundle),
                 result.adapter,
                 asked,
+                in_full=form.tensors,
                 batch_tokens=config.gate.batch_tokens,
                 report=report,
             )
@@ -49,12 +58,14 @@ def evaluate_table(
             "questions": str(path),
             "questions_are_gate": kind is Questions.GATE,
             "released": result.released,
+            "corrected": form.is_corrected,
             "reason": result.reason,
             "bundle_bytes": bundle.manifest.bundle_bytes,
             "update_bytes": _update_bytes(workspace, result.campaign_id),
             "evaluation_seconds": round(time.monotonic() - started, 1),
         }
-    terminal.result(Group(found.to_table(kind), Text(result.reason)), document)
+    reason = result.reason + ("; corrected at plug-in" if form.is_corrected else "")
+    terminal.result(Group(found.to_table(kind), Text(reason)), document)
 
 
 def _is_gate(path: Path, gate: Path | None) -> bool:

@@ -15,7 +15,12 @@ from offsite.coordinator.export.checkpoint import export_adapter, export_merged
 from offsite.coordinator.export.low_rank import LowRankOptions
 from offsite.coordinator.export.peft_adapter import PeftExport, export_peft
 from offsite.coordinator.export.tuned import Tuned
-from offsite.coordinator.owner_inputs import adapter_of, gate_of, load_stored_model
+from offsite.coordinator.owner_inputs import (
+    adapter_of,
+    final_form,
+    gate_of,
+    load_stored_model,
+)
 from offsite.coordinator.release import stored_release
 from offsite.coordinator.workspace import open_workspace
 from offsite.coordinator.workspace_campaign import result_of
@@ -43,11 +48,13 @@ def export_result(
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"{folder}: expected a folder for the export, found a file")
         model = load_stored_model(workspace.config, bundle)
+        form = final_form(workspace.config, bundle, model, result)
         tuned = Tuned(
             model=model,
             tokenizer=load_tokenizer(workspace.config.model.path),
             adapter=adapter_of(bundle),
-            tensors=result.adapter,
+            tensors=form.tensors,
+            is_corrected=form.is_corrected,
             base_name=workspace.config.model.name,
             base_fingerprint=bundle.manifest.facts.base_fingerprint,
         )
@@ -59,7 +66,12 @@ def export_result(
     dtype = str(model.dtype).removeprefix("torch.")
     terminal.result(
         _text(folder, peft, dtype),
-        {"export": str(folder), "merged_dtype": dtype, "peft": asdict(peft)},
+        {
+            "export": str(folder),
+            "merged_dtype": dtype,
+            "corrected": form.is_corrected,
+            "peft": asdict(peft),
+        },
     )
 
 

@@ -54,6 +54,8 @@ def _check_inputs(config: CoordinatorConfig) -> None:
     for key, path in (
         ("gate.questions", config.gate.questions),
         ("emulator.calibration", config.emulator.calibration),
+        ("leak.text", config.leak.text),
+        ("leak.task", config.leak.task),
     ):
         if path is not None and not path.is_file():
             problems.append(f"{key}: expected a file, found no {path}")

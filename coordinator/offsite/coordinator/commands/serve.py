@@ -29,7 +29,7 @@ from offsite.coordinator.gatekeeper import Gatekeeper
 from offsite.coordinator.grid import GrpcGrid
 from offsite.coordinator.keys import ServerCertificate
 from offsite.coordinator.mailbox import CampaignStatus, Mailbox, Phase
-from offsite.coordinator.owner_inputs import gate_of, load_model
+from offsite.coordinator.owner_inputs import corrector_for, gate_of, load_model
 from offsite.coordinator.release import current_release, settings_unlike
 from offsite.coordinator.service.artefacts import ArtefactService
 from offsite.coordinator.service.enrolment import EnrolmentService
@@ -129,14 +129,15 @@ def _campaign(
     terminal: Terminal,
 ) -> Campaign:
     keys, record = workspace.keys, record_of(workspace, bundle)
-    model = load_model(workspace.config, bundle)
+    config, model = workspace.config, load_model(workspace.config, bundle)
+    corrector = corrector_for(config, bundle, model)
     campaign_id = record.open(time.time()).campaign_id
     return Campaign(
         record=record,
         keys=CoordinatorKeys(keys.coordinator, SealingKey.from_seed(keys.sealing_seed)),
         grid=GrpcGrid(mailbox, workspace.store, campaign_id),
         members=lambda: members_of(authority),
-        gate=gate_of(workspace.config, bundle, model, terminal.progress),
+        gate=gate_of(config, bundle, model, terminal.progress, corrector),
         announce=lambda phase, reason: mailbox.set_status(CampaignStatus(phase, reason)),
     )
 

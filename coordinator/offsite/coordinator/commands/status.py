@@ -14,10 +14,13 @@ from rich.text import Text
 from offsite.coordinator.store import Store
 from offsite.coordinator.tables.campaigns import CampaignRow
 from offsite.coordinator.workspace import open_workspace
+from offsite.emulator.bundle.manifest import Manifest
 from offsite.emulator.bundle.stated import stated_manifest
 from offsite.emulator.printable import printable
+from offsite.emulator.strict_json import JsonValue
 from offsite.emulator.terminal import Terminal
 
+LEAK_ROWS = ("zero_shot", "tuned", "healed", "kept", "verbatim")
 Rows = list[dict[str, object]]
 ROUND_COLUMNS = (
     "round",
@@ -54,9 +57,25 @@ def _release(bundle: Path) -> dict[str, object] | None:
         "base_model": manifest.facts.base_model,
         "method": manifest.facts.method,
         "ratio": manifest.facts.ratio,
+        "packing": manifest.packing.value,
         "bytes": manifest.bundle_bytes,
+        "tuning_bytes": manifest.tuning_bytes,
+        "variants": ", ".join(entry.name for entry in manifest.variants),
+        **_leak(manifest),
         "expires_in_days": round((manifest.facts.expires_unix_s - time.time()) / 86400, 1),
     }
+
+
+def _leak(manifest: Manifest) -> dict[str, object]:
+    """The figures of the leak report, as they were signed."""
+    leak = manifest.facts.provenance.get("leak")
+    figures = leak if isinstance(leak, Mapping) else {}
+    return {f"leak_{name}": _stated(figures.get(name)) for name in LEAK_ROWS}
+
+
+def _stated(figure: JsonValue) -> object:
+    value = figure.get("value") if isinstance(figure, Mapping) else None
+    return "not measured" if value is None else value
 
 
 def _campaign(row: CampaignRow | None) -> dict[str, object] | None:

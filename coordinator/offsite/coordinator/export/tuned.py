@@ -35,6 +35,8 @@ class Tuned:
     base_name: str
     base_fingerprint: str
     """`base_model.fingerprint` of the full model."""
+    is_corrected: bool = False
+    """Whether the tensors were corrected for compressed blocks (`plug_in_forms`)."""
 
 
 @contextmanager
@@ -77,6 +79,7 @@ def describe(folder: Path, tuned: Tuned, form: str, details: Mapping[str, object
         "base_fingerprint_sha256": tuned.base_fingerprint,
         "adapter": dict(tuned.adapter.spec.to_json()),
         "adapter_sha256": adapter_digest(tuned.tensors),
+        "corrected_at_plug_in": tuned.is_corrected,
         **details,
         "files_sha256": files,
     }

@@ -1,8 +1,9 @@
 """Streams the release bundle.
 
-Files are named by the SHA-256 of their bytes and found only through the published manifest: there
-is no path in a request, so none can lead out of the folder, and a stream resumed after a new
-release can never continue into another file.
+Files are named by the SHA-256 of their bytes and found only through the published manifest, those of
+variants through theirs, which it names by digest too: there is no path in a request, so none can
+lead out of the folder, and a stream resumed after a new release can never continue into another
+file.
 
 The bundle folder is replaced as a whole (rename) when a release is published, also by another
 process; the index follows the manifest file. A stream under way keeps the file that it opened.
@@ -20,9 +21,10 @@ import grpc
 from offsite.coordinator.service.interceptor import caller
 from offsite.coordinator.service.streaming import stream_file
 from offsite.emulator.bundle.manifest import MANIFEST_NAME, Manifest
+from offsite.emulator.bundle.variants import check_envelope, variant_folder
 from offsite.emulator.heap import keep_freed_buffers
 from offsite.secure.envelope import Envelope, from_bytes
-from offsite.secure.errors import PeerError, TransportError
+from offsite.secure.errors import IntegrityError, PeerError, TransportError
 from offsite.secure.wire import to_wire
 from offsite.v1 import artefacts_pb2 as pb
 from offsite.v1 import artefacts_pb2_grpc as pb_grpc
@@ -58,6 +60,11 @@ class ReleaseIndex:
                 self._release, self._stamp = _read(self._folder), stamp
         except FileNotFoundError:
             raise TransportError("no release is published yet: try again later") from None
+        except IntegrityError:
+            status = path.stat()
+            if (status.st_ino, status.st_mtime_ns) == stamp:
+                raise
+            raise TransportError("a new release is being published: try again") from None
         return self._release
 
     def file(self, sha256: bytes) -> Path:
@@ -77,11 +84,23 @@ class ReleaseIndex:
 
 def _read(folder: Path) -> PublishedRelease:
     envelope = from_bytes((folder / MANIFEST_NAME).read_bytes())
+    manifest = Manifest.from_bytes(envelope.payload)
+    files = _files(folder, manifest)
+    for variant in manifest.variants:
+        path = variant_folder(folder, variant.name) / MANIFEST_NAME
+        signed = path.read_bytes()
+        check_envelope(variant, signed)
+        files[variant.manifest_sha256] = path
+        files |= _files(path.parent, Manifest.from_bytes(from_bytes(signed).payload))
+    return PublishedRelease(envelope, files)
+
+
+def _files(folder: Path, manifest: Manifest) -> dict[bytes, Path]:
     files: dict[bytes, Path] = {}
-    for entry in Manifest.from_bytes(envelope.payload).files:
+    for entry in manifest.files:
         files[entry.sha256] = folder / entry.path
         files[entry.chunks_sha256] = folder / entry.chunks_path
-    return PublishedRelease(envelope, files)
+    return files
 
 
 class ArtefactService(pb_grpc.ArtefactServiceServicer):

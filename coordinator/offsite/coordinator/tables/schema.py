@@ -87,4 +87,19 @@ CREATE TABLE rounds (
 ) STRICT
 """
 
-MIGRATIONS: Final = (INITIAL,)
+SEARCH: Final = """
+CREATE TABLE search_points (
+    base_fingerprint TEXT NOT NULL,
+    measured_with TEXT NOT NULL,
+    stage TEXT NOT NULL CHECK (stage IN ('bound', 'quick', 'full')),
+    settings TEXT NOT NULL,
+    seed INTEGER NOT NULL,
+    figures TEXT NOT NULL,
+    refused TEXT NOT NULL DEFAULT '',
+    seconds REAL NOT NULL,
+    measured_unix_s REAL NOT NULL,
+    PRIMARY KEY (base_fingerprint, measured_with, stage, settings, seed)
+) STRICT
+"""
+
+MIGRATIONS: Final = (INITIAL, SEARCH)

@@ -1,15 +1,31 @@
-"""`edge-client inspect`: what a release holds, who signed it, and every check once more."""
+"""`edge-client inspect`: what a release holds, who signed it, and what speaks against it.
 
+The rows that are measured of a large release are drawn from a seed that is new each time, so that
+whoever made it cannot know where nobody looks; `--seed` repeats an inspection.
+"""
+
+import secrets
 import time
 from pathlib import Path
 
 from offsite.edge_client.state import EdgeState
 from offsite.emulator.bundle import report
+from offsite.emulator.bundle.statistics import VALUES, Sampling
 from offsite.emulator.terminal import Terminal
 from offsite.secure.errors import ConfigError
 
+SEED_BITS = 32
+EVERY_VALUE = 0
 
-def inspect_bundle(bundle: Path, root: Path, terminal: Terminal) -> None:
+
+def inspect_bundle(
+    bundle: Path,
+    root: Path,
+    terminal: Terminal,
+    *,
+    every_row: bool = False,
+    seed: int | None = None,
+) -> None:
     """Shows the bundle, refused or not.
 
     Raises:
@@ -26,6 +42,14 @@ def inspect_bundle(bundle: Path, root: Path, terminal: Terminal) -> None:
         signer = state.directory(time.time()).coordinator().identity_key
     with terminal.progress("checking") as progress:
         found = report.inspect_bundle(bundle, signer, time.time(), report=progress)
-    terminal.result(report.render(found.description), found.description)
+    description = found.description
+    if found.bundle is not None:
+        sampling = Sampling(
+            secrets.randbits(SEED_BITS) if seed is None else seed,
+            EVERY_VALUE if every_row else VALUES,
+        )
+        with terminal.progress("measuring") as progress:
+            description = report.examine(found.bundle, description, sampling, progress)
+    terminal.result(report.render(description), description)
     if found.refusal is not None:
         raise found.refusal

@@ -2,7 +2,7 @@
 
 (1) read the data, so that a wrong file is found before anything else happens
 (2) enrol with the token, or remember the enrolment
-(3) fetch the release, verify every chunk, then the whole
+(3) choose an emulator of the release, fetch it, verify every chunk, then the whole
 (4) tune and return, round after round, until the campaign ends
 """
 
@@ -20,6 +20,7 @@ from offsite.edge_client.bars import Bars
 from offsite.edge_client.channel import open_channel
 from offsite.edge_client.client_app import Listener, Machine, Member, build_client_app
 from offsite.edge_client.data import Data, DataReport, read_data
+from offsite.edge_client.emulator_choice import AUTO, Chooser
 from offsite.edge_client.enrol import enrol, is_renewal_due, refresh_directory, renew_if_due
 from offsite.edge_client.fetch import Source, fetch_release
 from offsite.edge_client.outcome import TuningMetrics
@@ -53,6 +54,7 @@ class JoinRequest:
     state: Path
     threads: int
     inspect_only: bool
+    emulator: str = AUTO
 
 
 def join_campaign(request: JoinRequest, terminal: Terminal) -> None:
@@ -73,7 +75,14 @@ def join_campaign(request: JoinRequest, terminal: Terminal) -> None:
         terminal.note(f"joined as {membership.client_id}, coordinator at {membership.address}")
         # (3) and (4), on a new channel whenever the certificate was renewed.
         session = _Session(
-            state, membership, data, request.threads, terminal, rows, _Renewals(state)
+            state,
+            membership,
+            data,
+            request.threads,
+            Chooser(request.emulator, terminal.note),
+            terminal,
+            rows,
+            _Renewals(state),
         )
         if request.inspect_only:
             session.inspect()
@@ -97,6 +106,7 @@ class _Session:
     membership: Membership
     data: Data
     threads: int
+    chooser: Chooser
     terminal: Terminal
     rows: "_RowNotes"
     renewals: "_Renewals"
@@ -151,12 +161,14 @@ class _Session:
         bundle = fetch_release(
             Source(channel, coordinator_key, time.time()),
             self.state.bundle,
+            choose=self.chooser,
             report=bars.bar("fetching bytes"),
             report_check=bars.bar("checking"),
         )
         facts = bundle.manifest.facts
+        variant = "" if bundle.main is None else f", emulator {bundle.variant}"
         self.terminal.note(
-            f"release {facts.release_version} of {facts.base_model}, "
+            f"release {facts.release_version} of {facts.base_model}{variant}, "
             f"{bundle.manifest.bundle_bytes} bytes, verified"
         )
         return bundle

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from offsite.edge_client.inbox import Inbox
 from offsite.edge_client.state import EdgeState
-from offsite.emulator.bundle.stated import stated_manifest
+from offsite.emulator.bundle.manifest import MAIN
+from offsite.emulator.bundle.stated import stated_emulator, stated_manifest
 from offsite.emulator.terminal import Terminal
 from offsite.secure.certificates import validity_unix_s
 from offsite.secure.errors import ConfigError, IntegrityError
@@ -50,4 +51,6 @@ def _release(bundle: Path) -> str:
     if manifest is None:
         return "none"
     facts = manifest.facts
-    return f"version {facts.release_version} of {facts.base_model}"
+    emulator = stated_emulator(bundle)
+    variant = "" if emulator == MAIN else f", emulator {emulator}"
+    return f"version {facts.release_version} of {facts.base_model}{variant}"

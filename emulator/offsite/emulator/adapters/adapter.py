@@ -125,9 +125,18 @@ class Adapter(Protocol):
 
 
 def make_adapter(spec: AdapterSpec, layer_map: LayerMap) -> Adapter:
-    """The adapter that a spec describes. Raises ConfigError when no slot is there to fill."""
+    """The adapter that a spec describes.
+
+    Raises ConfigError when no slot is there to fill, or when one is compressed and would not fit
+    the full model as a whole block.
+    """
     if not layer_map.slots:
-        raise ConfigError("no adapter slots: place at least one bottom or top block")
+        raise ConfigError("no adapter slots: place at least one bottom, spread or top block")
+    if spec.kind is AdapterKind.WHOLE_BLOCK and any(slot.is_middle for slot in layer_map.slots):
+        raise ConfigError(
+            "whole_block adapters cannot train middle slots, whose blocks are compressed; set"
+            " adapter.kind to lora, or leave placement.middle_lora off"
+        )
     if spec.kind is AdapterKind.LORA:
         from offsite.emulator.adapters.lora import LoraAdapter
 

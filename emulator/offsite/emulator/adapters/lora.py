@@ -1,4 +1,4 @@
-"""LoRA on every linear layer of the slots, through `peft`.
+"""LoRA on every linear layer of the slots, through `peft`; in a middle slot on its attention only.
 
 A layer of weight W (out, in) computes x·Wᵀ + (alpha/rank)·x·Aᵀ·Bᵀ; A (rank, in) and B (out, rank)
 train. `attach` injects peft's own layers, unmerged; `plug_in` merges (alpha/rank)·B·A into W.
@@ -11,6 +11,9 @@ Notable decisions:
 * Merging adds in fp32, rounds once to the model's dtype, and leaves alone every weight whose
   change is exactly 0, so that merging an untouched adapter keeps even negative zeros. In bf16 the
   rounding means that a merged model differs slightly from an unmerged one; in fp32 it does not.
+* A compressed block's MLP may have other sizes than the full model's, its attention never has:
+  that is why only the attention of a middle slot is covered. A factored layer has the in and out
+  sizes of the layer it stands for, so what is tuned beside it merges into the full weight.
 * `peft_config` names every target by its full path in the full model, so what is exported loads
   in plain `PeftModel.from_pretrained` and touches nothing outside the slots.
 
@@ -18,7 +21,8 @@ Source: LoRA, arXiv 2106.09685, section 4.1.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +38,7 @@ from offsite.emulator.adapters.adapter import (
     copy_values,
     wire_values,
 )
-from offsite.emulator.blocks import slot_blocks
+from offsite.emulator.blocks import in_attention, slot_blocks
 from offsite.emulator.layer_map import LayerMap
 from offsite.emulator.linear import Linear, features, linear_layers, weight_out_in
 from offsite.emulator.schema import TensorSpec
@@ -65,7 +69,9 @@ class LoraAdapter:
     def attach(self, model: nn.Module) -> None:
         model.requires_grad_(False)
         if not _is_attached(model):
-            inject_adapter_in_model(self.peft_config(model), model, ADAPTER_NAME)
+            with warnings.catch_warnings():  # a model may mix orientations; peft sees each layer's
+                warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
+                inject_adapter_in_model(self.peft_config(model), model, ADAPTER_NAME)
             self._set_first_values(model)
         for parameter in self.trainable(model).values():
             parameter.requires_grad_(True)
@@ -123,9 +129,12 @@ class LoraAdapter:
     def targets(self, model: nn.Module) -> list[Target]:
         """The linear layers of the slots, attached or not, in slot order."""
         found = []
+        middle = {slot.name for slot in self.layer_map.slots if slot.is_middle}
         for slot, (path, block) in slot_blocks(model, self.layer_map).items():
             for name, layer in linear_layers(block):
                 if f".{ADAPTER_NAME}" in name:  # peft's own A and B
+                    continue
+                if slot in middle and not in_attention(block, name):
                     continue
                 name = name.removesuffix(".base_layer")
                 found.append(Target(f"{slot}.{name}", f"{path}.{name}", layer))
@@ -148,17 +157,16 @@ class LoraAdapter:
         for target in self.targets(model):
             lora = model.get_submodule(target.path)
             low, high = (getattr(lora, factor)[ADAPTER_NAME].float().weight for factor in FACTORS)
-            generator = _generator(self.spec.seed, target.wire_name)
-            bound = low.shape[1] ** -0.5
-            values = torch.empty(low.shape).uniform_(-bound, bound, generator=generator)
-            low.detach().copy_(values)
+            low.detach().copy_(first_low(self.spec.seed, target.wire_name, low.shape))
             high.detach().zero_()
 
 
-def _generator(seed: int, name: str) -> torch.Generator:
-    """A random source of its own for every seed and name."""
-    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+def first_low(seed: int, wire_name: str, shape: Sequence[int]) -> torch.Tensor:
+    """The first A (rank, in) of a layer, fp32, from a random source of its own."""
+    digest = hashlib.sha256(f"{seed}:{wire_name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    bound = shape[1] ** -0.5
+    return torch.empty(tuple(shape)).uniform_(-bound, bound, generator=generator)
 
 
 def _lora_layers(model: nn.Module) -> Iterator[tuple[str, LoraLayer]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from offsite.emulator.bundle.files import ADAPTER_WEIGHTS, EMULATOR_WEIGHTS
-from offsite.emulator.bundle.manifest import Manifest
+from offsite.emulator.bundle.manifest import MAIN, Manifest
 from offsite.emulator.bundle.tensor_schema import BundleSchema
 from offsite.emulator.bundle.tokenizer_files import load_tokenizer
 from offsite.emulator.schema import Schema, iter_checked, load_checked
@@ -21,19 +21,21 @@ class SignedManifest:
     """A manifest whose signature and freshness were verified; its files not yet."""
 
     manifest: Manifest
-    digest: bytes  # SHA-256 of the signed payload: the name of the release in plans
+    digest: bytes  # SHA-256 of the signed payload; of the main manifest, plans name the release so
     signer: bytes  # fingerprint of the key that signed it
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A release on disk that `reader.open_bundle` has verified whole."""
+    """An emulator of a release, on disk, that `reader.open_bundle` has verified whole."""
 
     folder: Path
     signed: SignedManifest
     schema: BundleSchema
     config: JsonObject
     tokenizer_settings: JsonObject
+    main: SignedManifest | None = None  # of the release; None where this is the main emulator
+    variant: str = MAIN
 
     @property
     def manifest(self) -> Manifest:
@@ -42,8 +44,13 @@ class Bundle:
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 of the signed manifest payload."""
+        """SHA-256 of this emulator's signed manifest payload."""
         return self.signed.digest
+
+    @property
+    def release_digest(self) -> bytes:
+        """The same of the main manifest: what plans name, whichever variant an edge tunes."""
+        return (self.main or self.signed).digest
 
     @property
     def adapter_schema(self) -> Schema:
@@ -55,8 +62,9 @@ class Bundle:
         from offsite.emulator.bundle.weights import fill
         from offsite.emulator.instantiate import instantiate
 
-        model = instantiate(self.config, self.schema.emulator, dtype)
-        fill(model, self.folder / EMULATOR_WEIGHTS, self.schema.emulator)
+        kept = self.manifest.layer_map.kept
+        model = instantiate(self.config, self.schema.emulator, dtype, kept)
+        fill(model, self.folder / EMULATOR_WEIGHTS, self.schema)
         return model
 
     def load_adapter(self) -> "dict[str, torch.Tensor]":
@@ -68,7 +76,7 @@ class Bundle:
             adapter = load_checked(self.folder / ADAPTER_WEIGHTS, stored)
         names = {source: name for name, source in self.schema.shared.items()}
         weights = self.folder / EMULATOR_WEIGHTS
-        for source, tensor in iter_checked(weights, self.schema.emulator, names):
+        for source, tensor in iter_checked(weights, self.schema.stored_emulator, names):
             adapter[names[source]] = tensor.to(torch.float32)
         return {name: adapter[name] for name in self.schema.adapter}
 

@@ -2,7 +2,9 @@
 
 Notable: it holds per file the digest of the *list* of chunk digests, which lies beside the file as
 `<path>.chunks`. So every 256 KiB are covered by the signature, can be verified as they arrive, and
-a manifest stays far below 256 KiB whatever the size of the bundle.
+a manifest stays far below 256 KiB whatever the size of the bundle. A release may have variants,
+stronger compressions for edges with less memory: each is a bundle of its own, whose manifest the
+main one names by its digest (see `variants.py`).
 
 Rules it enforces: no unknown or missing key; flat file names without separators, leading dots or
 repetition (also not by letter case); the format version is read before all else, so that a newer
@@ -14,7 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from offsite.emulator.adapters.adapter import AdapterSpec
+from offsite.emulator.bundle.files import ENVELOPE_BYTES
 from offsite.emulator.layer_map import LayerMap
+from offsite.emulator.packing.packing import Packing
 from offsite.emulator.strict_json import (
     Fields,
     JsonObject,
@@ -26,16 +30,23 @@ from offsite.emulator.strict_json import (
 from offsite.secure import limits
 from offsite.secure.errors import PeerError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_TYPE = "application/vnd.offsite.manifest+json"
 MANIFEST_NAME = "manifest.envelope"
 CHUNKS_SUFFIX = ".chunks"
 DIGEST_BYTES = 32
+MAIN = "main"
+"""What the emulator of the main manifest is called where variants have names."""
+MAX_VARIANTS = 16
 
 _MAX_TEXT_CHARS = 256
 _MAX_VERSION = (1 << 53) - 1
 _MAX_UNIX_S = 1 << 40
+_MAX_BYTES = (1 << 53) - 1
 _FILE_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+_VARIANT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+_RESERVED_NAMES = frozenset({MAIN, "auto"})
+VARIANT_NAMES = "a-z, 0-9 and -, at most 32 characters, not main and not auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +84,27 @@ class FileEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class VariantEntry:
+    """Another emulator of the same release, as the main manifest names it."""
+
+    name: str
+    manifest_sha256: bytes  # of its signed manifest, the whole envelope
+    manifest_bytes: int
+    bundle_bytes: int  # as its own manifest has it
+    tuning_bytes: int
+
+    def to_json(self) -> JsonObject:
+        """The entry as a JSON object."""
+        return {
+            "name": self.name,
+            "manifest_sha256": self.manifest_sha256.hex(),
+            "manifest_bytes": self.manifest_bytes,
+            "bundle_bytes": self.bundle_bytes,
+            "tuning_bytes": self.tuning_bytes,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class ReleaseFacts:
     """What the owner states about a release."""
 
@@ -95,6 +127,10 @@ class Manifest:
     layer_map: LayerMap
     adapter: AdapterSpec
     files: tuple[FileEntry, ...]
+    packing: Packing = Packing.NONE  # of the tensors that schema.json names as packed
+    adapter_sha256: bytes = bytes(DIGEST_BYTES)  # of the schema of the adapter's tensors
+    tuning_bytes: int = 0  # estimate of what tuning takes, see `tuning_memory`
+    variants: tuple[VariantEntry, ...] = ()
 
     @property
     def bundle_bytes(self) -> int:
@@ -119,6 +155,10 @@ class Manifest:
                 "layer_map": _plain(self.layer_map.to_json()),
                 "adapter": self.adapter.to_json(),
                 "files": [entry.to_json() for entry in self.files],
+                "packing": self.packing.value,
+                "adapter_sha256": self.adapter_sha256.hex(),
+                "tuning_bytes": self.tuning_bytes,
+                "variants": [entry.to_json() for entry in self.variants],
             }
         )
 
@@ -135,8 +175,14 @@ class Manifest:
         layer_map = LayerMap.from_json(fields.value("layer_map"))
         adapter = AdapterSpec.from_json(fields.value("adapter"))
         files = _files(fields.items("files", limits.BUNDLE_FILES))
+        packing = _packing(fields.text("packing", 16))
+        adapter_sha256 = fields.sha256("adapter_sha256")
+        tuning_bytes = fields.integer("tuning_bytes", 0, _MAX_BYTES)
+        variants = _variants(fields.items("variants", MAX_VARIANTS))
         fields.close()
-        return cls(facts, layer_map, adapter, files)
+        return cls(
+            facts, layer_map, adapter, files, packing, adapter_sha256, tuning_bytes, variants
+        )
 
 
 def _facts(fields: Fields) -> ReleaseFacts:
@@ -173,6 +219,42 @@ def _file(value: JsonValue) -> FileEntry:
         raise PeerError(f"manifest: expected a plain file name, found {path!a}")
     size = fields.integer("size", 1, limits.ARTEFACT_BYTES)
     entry = FileEntry(path, size, fields.sha256("sha256"), fields.sha256("chunks_sha256"))
+    fields.close()
+    return entry
+
+
+def _packing(value: str) -> Packing:
+    try:
+        return Packing(value)
+    except ValueError:
+        names = ", ".join(packing.value for packing in Packing)
+        raise PeerError(f"manifest: packing: expected {names}, found {value!a}") from None
+
+
+def _variants(values: Sequence[JsonValue]) -> tuple[VariantEntry, ...]:
+    entries = tuple(_variant(value) for value in values)
+    if len({entry.name for entry in entries}) != len(entries):
+        raise PeerError("manifest: expected every variant once, found a repeated name")
+    return entries
+
+
+def is_variant_name(name: str) -> bool:
+    """Whether a variant may be called so; it is a folder's name, too."""
+    return bool(_VARIANT_NAME.fullmatch(name)) and name not in _RESERVED_NAMES
+
+
+def _variant(value: JsonValue) -> VariantEntry:
+    fields = Fields(value, "manifest: variant")
+    name = fields.text("name", 32)
+    if not is_variant_name(name):
+        raise PeerError(f"manifest: variant: expected a name of {VARIANT_NAMES}, found {name!a}")
+    entry = VariantEntry(
+        name,
+        fields.sha256("manifest_sha256"),
+        fields.integer("manifest_bytes", 1, ENVELOPE_BYTES),
+        fields.integer("bundle_bytes", 1, limits.BUNDLE_FILES * limits.ARTEFACT_BYTES),
+        fields.integer("tuning_bytes", 0, _MAX_BYTES),
+    )
     fields.close()
     return entry
 

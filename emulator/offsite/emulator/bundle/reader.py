@@ -5,6 +5,9 @@ is allocated from a number that the signature does not cover. Files are read 256
 never held whole, the tensors included; torch is not imported. Nothing is written: fetch into a
 folder of its own and rename that after `open_bundle` returned.
 
+A release with variants is one folder of several bundles (`variants.py`); on an edge it holds the
+main manifest and the files of the one emulator in use, and that one is opened.
+
 Guarantees: a changed bit, a cut, an appended byte, a missing or additional file, or a link
 anywhere in the folder is refused (`tests/emulator/bundle/test_tampering.py`).
 
@@ -14,6 +17,7 @@ Source: the client workflow of TUF 1.0, section 5, for freshness and rollback.
 import hashlib
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from offsite.emulator.bundle.bundle import Bundle, SignedManifest
@@ -28,9 +32,16 @@ from offsite.emulator.bundle.files import (
     MAX_BYTES,
     REQUIRED,
 )
-from offsite.emulator.bundle.manifest import MANIFEST_NAME, MANIFEST_TYPE, Manifest
+from offsite.emulator.bundle.manifest import MAIN, MANIFEST_NAME, MANIFEST_TYPE, Manifest
 from offsite.emulator.bundle.tensor_schema import SCHEMA, BundleSchema
 from offsite.emulator.bundle.tokenizer_files import check_tokenizer
+from offsite.emulator.bundle.variants import (
+    VARIANTS,
+    check_envelope,
+    check_variant,
+    variant_entry,
+    variant_folder,
+)
 from offsite.emulator.progress import Report, silent
 from offsite.emulator.schema import check_file_finite, check_schema, read_header
 from offsite.emulator.strict_json import JsonObject, parse_json
@@ -92,20 +103,45 @@ def open_manifest(
     return SignedManifest(manifest, digest, coordinator_key.fingerprint)
 
 
+def open_variant_manifest(
+    envelope: bytes,
+    main: Manifest,
+    name: str,
+    coordinator_key: IdentityPublicKey,
+    now_unix_s: float,
+) -> SignedManifest:
+    """Verifies the signed manifest of a variant against a verified main one, before its files.
+
+    Raises:
+        ConfigError: the release has no variant of that name.
+        PeerError: as `open_manifest`; it is another manifest than the release names, or does not
+            fit the release.
+    """
+    entry = variant_entry(main, name)
+    check_envelope(entry, envelope)
+    signed = open_manifest(envelope, coordinator_key, now_unix_s)
+    check_variant(main, entry, signed.manifest)
+    return signed
+
+
 def open_bundle(
     folder: Path,
     coordinator_key: IdentityPublicKey,
     now_unix_s: float,
     *,
+    emulator: str | None = None,
     expected_base: str | None = None,
     minimum_version: int = 0,
     report: Report = silent,
     observe: Observer = unobserved,
 ) -> Bundle:
-    """Verifies a bundle folder whole and gives access to it; reports bytes.
+    """Verifies an emulator in the folder of a release whole and gives access to it; reports bytes.
+
+    `emulator` is `main` or the name of a variant; None takes the main one if its files are there,
+    else the variant that is.
 
     Raises:
-        ConfigError: there is no bundle at `folder`.
+        ConfigError: there is no bundle at `folder`, or no variant of that name in the release.
         PeerError: as `open_manifest`, and IntegrityError for a file that is not as signed.
         MachineError: the disk could not be read.
     """
@@ -119,7 +155,15 @@ def open_bundle(
             minimum_version=minimum_version,
             observe=observe,
         )
-        return _open_files(folder, signed, report, Checklist(observe))
+        checks = Checklist(observe)
+        name = emulator or _name_of_what_is_there(folder)
+        if name == MAIN:
+            return _open_files(folder, signed, report, checks)
+        # (6b) The manifest of the variant: of this release.
+        with checks.step("variant"):
+            variant = _read_variant(folder, signed.manifest, name, coordinator_key, now_unix_s)
+        bundle = _open_files(variant_folder(folder, name), variant, report, checks)
+        return replace(bundle, main=signed, variant=name)
     except OSError as error:
         raise MachineError(f"{folder}: could not be read: {error}") from error
 
@@ -162,6 +206,30 @@ def _read_envelope(folder: Path) -> bytes:
         raise IntegrityError(f"{folder}: expected {MANIFEST_NAME}, found none: fetch it again")
     with path.open("rb") as file:
         return file.read(ENVELOPE_BYTES + 1)
+
+
+def _name_of_what_is_there(folder: Path) -> str:
+    """`main`, unless the folder holds a main manifest and a single variant alone."""
+    if {*os.listdir(folder)} != {MANIFEST_NAME, VARIANTS} or not (folder / VARIANTS).is_dir():
+        return MAIN
+    variants = os.listdir(folder / VARIANTS)
+    return variants[0] if len(variants) == 1 else MAIN
+
+
+def _read_variant(
+    folder: Path,
+    main: Manifest,
+    name: str,
+    coordinator_key: IdentityPublicKey,
+    now_unix_s: float,
+) -> SignedManifest:
+    variant_entry(main, name)  # before the name becomes a path
+    path = variant_folder(folder, name)
+    for part in (path.parent, path):
+        if part.is_symlink() or not part.is_dir():
+            raise IntegrityError(f"expected {part.name} as a folder, found a link, a file or none")
+    envelope = _read_envelope(path)
+    return open_variant_manifest(envelope, main, name, coordinator_key, now_unix_s)
 
 
 def _check_period(manifest: Manifest, now_unix_s: float) -> None:
@@ -218,6 +286,9 @@ def _check_file_set(folder: Path, manifest: Manifest) -> None:
     missing = {MANIFEST_NAME, *paths, *(entry.chunks_path for entry in manifest.files)}
     with os.scandir(folder) as entries:
         for entry in entries:
+            if entry.name == VARIANTS and manifest.variants:
+                _check_variant_folders(folder / VARIANTS, manifest)
+                continue
             if entry.name not in missing:
                 raise IntegrityError(f"expected no file {entry.name[:64]!a} in the bundle")
             if not entry.is_file(follow_symlinks=False):
@@ -227,6 +298,17 @@ def _check_file_set(folder: Path, manifest: Manifest) -> None:
             missing.remove(entry.name)
     if missing:
         raise IntegrityError(f"expected the file {min(missing)}, found none: fetch it again")
+
+
+def _check_variant_folders(folder: Path, manifest: Manifest) -> None:
+    """Beside the main emulator lie all variants or none, each a folder; `open_bundle` opens one."""
+    expected = {entry.name for entry in manifest.variants}
+    if folder.is_symlink() or not folder.is_dir():
+        raise IntegrityError(f"expected {VARIANTS} as a folder, found a link or file")
+    with os.scandir(folder) as entries:
+        found = {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
+    if found != expected or len(list(folder.iterdir())) != len(expected):
+        raise IntegrityError(f"expected the variants {sorted(expected)} and nothing else")
 
 
 def _check_sizes(folder: Path, manifest: Manifest) -> None:
@@ -249,8 +331,12 @@ def _advance(report: Report, total: int) -> Callable[[int], None]:
 
 
 def _check_tensors(folder: Path, manifest: Manifest) -> BundleSchema:
-    schema = BundleSchema.from_bytes((folder / SCHEMA).read_bytes(), manifest.layer_map)
-    check_schema(read_header(folder / EMULATOR_WEIGHTS), schema.emulator)
+    schema = BundleSchema.from_bytes(
+        (folder / SCHEMA).read_bytes(), manifest.layer_map, manifest.packing
+    )
+    if schema.adapter_sha256 != manifest.adapter_sha256:
+        raise PeerError(f"{SCHEMA}: expected the adapter that the manifest names, found another")
+    check_schema(read_header(folder / EMULATOR_WEIGHTS), schema.stored_emulator)
     has_adapter_file = any(entry.path == ADAPTER_WEIGHTS for entry in manifest.files)
     found = read_header(folder / ADAPTER_WEIGHTS) if has_adapter_file else {}
     check_schema(found, schema.stored_adapter)

@@ -5,7 +5,7 @@ never disagree. A refused bundle is described by its checks and the reason alone
 about itself is repeated. Text from the bundle is printed as plain text, never as markup.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,9 +13,16 @@ from typing import TYPE_CHECKING
 
 from offsite.emulator.adapters.adapter import AdapterKind
 from offsite.emulator.bundle.bundle import Bundle
-from offsite.emulator.bundle.checks import Check, Outcome
-from offsite.emulator.bundle.manifest import Manifest
+from offsite.emulator.bundle.checks import Check
+from offsite.emulator.bundle.files import EMULATOR_WEIGHTS
+from offsite.emulator.bundle.hostile import hostile_checks
+from offsite.emulator.bundle.manifest import MAIN, Manifest
 from offsite.emulator.bundle.reader import open_bundle
+from offsite.emulator.bundle.report_tables import sections
+from offsite.emulator.bundle.statistics import Sampling, measure
+from offsite.emulator.bundle.statistics_json import statistics_json
+from offsite.emulator.bundle.suspicion import Verdict
+from offsite.emulator.layer_map import BOTTOM, MIDDLE, SPREAD, TOP
 from offsite.emulator.progress import Report, silent
 from offsite.emulator.schema import Schema
 from offsite.emulator.strict_json import JsonObject, JsonValue
@@ -24,7 +31,6 @@ from offsite.secure.identity import IdentityPublicKey
 
 if TYPE_CHECKING:
     from rich.console import Group
-    from rich.table import Table
 
 _DAY_S = 86_400
 _EXPIRES_SOON_S = 7 * _DAY_S
@@ -37,6 +43,7 @@ class Inspection:
 
     description: JsonObject
     refusal: PeerError | None
+    bundle: Bundle | None  # None when it was refused
 
 
 def inspect_bundle(
@@ -61,8 +68,9 @@ def inspect_bundle(
             observe=checks.append,
         )
     except PeerError as error:
-        return Inspection(_describe_refusal(folder, error, checks), error)
-    return Inspection(describe(bundle, now_unix_s, coordinator_key, checks), None)
+        return Inspection(_describe_refusal(folder, error, checks), error, None)
+    description = describe(bundle, now_unix_s, coordinator_key, checks)
+    return Inspection(description, None, bundle)
 
 
 def describe(
@@ -75,7 +83,8 @@ def describe(
     return {
         "accepted": True,
         "folder": str(bundle.folder),
-        "release": _release(bundle, signer),
+        "release": _release(bundle, signer, now_unix_s),
+        "variants": _variants(bundle),
         "emulator": _emulator(bundle),
         "adapter": _adapter(bundle),
         "provenance": bundle.manifest.facts.provenance,
@@ -89,21 +98,40 @@ def describe(
     }
 
 
+def examine(
+    bundle: Bundle, description: JsonObject, sampling: Sampling, report: Report = silent
+) -> JsonObject:
+    """The description with the figures of the tensors and the checks against a hostile release.
+
+    Findings are warnings: the release stays accepted. Reports the values read.
+    """
+    path = bundle.folder / EMULATOR_WEIGHTS
+    statistics = measure(path, bundle.schema, sampling, report)
+    checks = hostile_checks(bundle, statistics)
+    findings = [check.warning for check in checks if check.verdict is Verdict.FINDING]
+    warnings = description["warnings"]
+    assert isinstance(warnings, list)
+    return {
+        **description,
+        "statistics": statistics_json(bundle, statistics),
+        "hostile_checks": [check.to_json() for check in checks],
+        "warnings": [*warnings, *findings],
+    }
+
+
 def render(description: JsonObject) -> "Group":
     """The description as rich tables."""
     from rich.console import Group
     from rich.text import Text
 
     verdict = "accepted" if description["accepted"] else f"refused: {description['refusal']}"
-    parts: list[Text | Table] = [Text(f"{description['folder']}: {verdict}")]
-    for title in ("release", "emulator", "adapter", "provenance"):
-        if section := description.get(title):
-            parts.append(_table(title, _rows(section)))
-    parts.append(_table("checks", _check_rows(description["checks"])))
     warnings = description.get("warnings", ())
     assert isinstance(warnings, Sequence)
-    parts += [Text(f"warning: {warning}") for warning in warnings]
-    return Group(*parts)
+    return Group(
+        Text(f"{description['folder']}: {verdict}"),
+        *sections(description),
+        *(Text(f"warning: {warning}") for warning in warnings),
+    )
 
 
 def _describe_refusal(folder: Path, error: OffsiteError, checks: Sequence[Check]) -> JsonObject:
@@ -115,7 +143,7 @@ def _describe_refusal(folder: Path, error: OffsiteError, checks: Sequence[Check]
     }
 
 
-def _release(bundle: Bundle, signer: IdentityPublicKey) -> JsonObject:
+def _release(bundle: Bundle, signer: IdentityPublicKey, now_unix_s: float) -> JsonObject:
     facts = bundle.manifest.facts
     return {
         "project": facts.project,
@@ -125,6 +153,7 @@ def _release(bundle: Bundle, signer: IdentityPublicKey) -> JsonObject:
         "digest": bundle.digest.hex(),
         "created": _time(facts.created_unix_s),
         "expires": _time(facts.expires_unix_s),
+        "days_left": _days_left(bundle, now_unix_s),
         "base_model": facts.base_model,
         "base_fingerprint": facts.base_fingerprint,
     }
@@ -138,12 +167,35 @@ def _emulator(bundle: Bundle) -> JsonObject:
         "ratio": bundle.manifest.facts.ratio,
         "base_blocks": layer_map.base_blocks,
         "kept_blocks": len(layer_map.kept),
-        "bottom_slots": _slots(bundle.manifest, "bottom."),
-        "top_slots": _slots(bundle.manifest, "top."),
+        "bottom_slots": _slots(bundle.manifest, BOTTOM),
+        "spread_slots": _slots(bundle.manifest, SPREAD),
+        "middle_slots": _slots(bundle.manifest, MIDDLE),
+        "top_slots": _slots(bundle.manifest, TOP),
         "tensors": len(bundle.schema.emulator),
         "parameters": _elements(bundle.schema.emulator),
-        "bytes": _bytes(bundle.schema.emulator),
+        "packing": bundle.manifest.packing.value,
+        "packed_tensors": len(bundle.schema.packed),
+        "bytes": _bytes(bundle.schema.stored_emulator),
+        "tuning_bytes": bundle.manifest.tuning_bytes,
     }
+
+
+def _variants(bundle: Bundle) -> list[JsonValue]:
+    """The emulators of the release beside this one, by the main manifest; none is no choice."""
+    main = (bundle.main or bundle.signed).manifest
+    if not main.variants:
+        return []
+    sizes = [(MAIN, main.bundle_bytes, main.tuning_bytes)]
+    sizes += [(entry.name, entry.bundle_bytes, entry.tuning_bytes) for entry in main.variants]
+    return [
+        {
+            "name": name,
+            "bundle_bytes": bundle_bytes,
+            "tuning_bytes": tuning_bytes,
+            "this_one": name == bundle.variant,
+        }
+        for name, bundle_bytes, tuning_bytes in sizes
+    ]
 
 
 def _adapter(bundle: Bundle) -> JsonObject:
@@ -165,17 +217,23 @@ def _warnings(bundle: Bundle, now_unix_s: float) -> list[JsonValue]:
     facts = bundle.manifest.facts
     found: list[JsonValue] = []
     if now_unix_s > facts.expires_unix_s - _EXPIRES_SOON_S:
-        days = max(0, int(facts.expires_unix_s - now_unix_s) // _DAY_S)
+        days = _days_left(bundle, now_unix_s)
         found.append(f"The release expires in {days} days; ask its owner when the next one comes.")
     if facts.ratio >= 1.0:
         found.append("The middle was not compressed: this is the full model, not an emulator.")
     if not facts.provenance:
         found.append("The owner states nothing about how the emulator was made or measured.")
+    elif missing := [name for name in ("fidelity", "leak") if name not in facts.provenance]:
+        found.append(f"The owner signed no report on {' and none on '.join(missing)}.")
     if "chat_template" in bundle.tokenizer_settings:
         found.append("It has a chat template, a Jinja program; it is rendered in a sandbox.")
     if (update_bytes := _bytes(bundle.schema.adapter)) > _LARGE_UPDATE_BYTES:
         found.append(f"Every round sends an update of {update_bytes / 2**30:.1f} GiB.")
     return found
+
+
+def _days_left(bundle: Bundle, now_unix_s: float) -> int:
+    return max(0, int(bundle.manifest.facts.expires_unix_s - now_unix_s) // _DAY_S)
 
 
 def _checks(checks: Sequence[Check]) -> list[JsonValue]:
@@ -185,8 +243,8 @@ def _checks(checks: Sequence[Check]) -> list[JsonValue]:
     ]
 
 
-def _slots(manifest: Manifest, prefix: str) -> int:
-    return sum(slot.name.startswith(prefix) for slot in manifest.layer_map.slots)
+def _slots(manifest: Manifest, kind: str) -> int:
+    return sum(slot.name.startswith(f"{kind}.") for slot in manifest.layer_map.slots)
 
 
 def _elements(schema: Schema) -> int:
@@ -199,39 +257,3 @@ def _bytes(schema: Schema) -> int:
 
 def _time(unix_s: int) -> str:
     return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _rows(section: JsonValue) -> list[tuple[str, str]]:
-    assert isinstance(section, Mapping)
-    return [(str(key).replace("_", " "), _cell(key, value)) for key, value in section.items()]
-
-
-def _cell(key: str, value: JsonValue) -> str:
-    if isinstance(value, list):
-        return ", ".join(_cell("", item) for item in value)
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_cell(name, item)}" for name, item in value.items())
-    if isinstance(value, int) and not isinstance(value, bool) and key != "version":
-        size = f" ({value / 2**20:,.1f} MiB)" if key.endswith("bytes") else ""
-        return f"{value:,}{size}"
-    return str(value)
-
-
-def _check_rows(checks: JsonValue) -> list[tuple[str, str]]:
-    assert isinstance(checks, list)
-    rows = []
-    for check in checks:
-        assert isinstance(check, Mapping)
-        detail = f": {check['detail']}" if check["outcome"] != Outcome.PASSED.value else ""
-        rows.append((str(check["name"]), f"{check['outcome']}{detail}"))
-    return rows
-
-
-def _table(title: str, rows: Sequence[tuple[str, str]]) -> "Table":
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title, title_justify="left", show_header=False)
-    for name, value in rows:
-        table.add_row(Text(name), Text(value))
-    return table

@@ -7,10 +7,20 @@ For a status line and for the next version number, never for a decision about tr
 from pathlib import Path
 
 from offsite.emulator.bundle.files import ENVELOPE_BYTES
-from offsite.emulator.bundle.manifest import MANIFEST_NAME, Manifest
+from offsite.emulator.bundle.manifest import MAIN, MANIFEST_NAME, Manifest
+from offsite.emulator.bundle.variants import VARIANTS
 from offsite.emulator.durable import unreadable
 from offsite.secure.envelope import from_bytes
 from offsite.secure.errors import IntegrityError, PeerError
+
+
+def stated_emulator(folder: Path) -> str:
+    """The emulator in an edge's folder of a release: `main`, or the name of its one variant."""
+    try:
+        variants = [path.name for path in (folder / VARIANTS).iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return MAIN
+    return variants[0] if len(variants) == 1 else MAIN
 
 
 def stated_manifest(folder: Path) -> Manifest | None:

@@ -8,6 +8,7 @@ block's last linear layer outside attention, (I, H), and its input projections a
 Rule: what does not fit exactly (experts, a norm over the channels) is refused, not guessed.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,22 +58,33 @@ def find_mlp(block: nn.Module) -> Mlp:
     if len(layers) < 2:
         raise _unknown(block, f"found {len(layers)} linear layers outside attention")
     *inputs, down = layers
-    channels, hidden = features(layers[down])
-    is_fused = len(inputs) == 1 and features(layers[inputs[0]]) == (hidden, 2 * channels)
-    for path in inputs:
-        if not is_fused and features(layers[path]) != (hidden, channels):
-            raise _unknown(block, f"{path} has (in, out) {features(layers[path])}")
+    sizes = [features(layer) for layer in layers.values()]
+    channels, hidden = sizes[-1]
+    if odd := odd_input(sizes):
+        raise _unknown(block, f"{inputs[sizes.index(odd)]} has (in, out) {odd}")
+    is_fused = sizes[0] == (hidden, 2 * channels)
     _refuse_other_channel_weights(block, layers, hidden, channels)
     return Mlp(tuple(inputs), down, channels, is_fused)
+
+
+def odd_input(sizes: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+    """The first input projection that does not fit the down projection, which is the last.
+
+    Sizes are (in, out): (H, I) for every input, or one (H, 2·I), and (I, H).
+    """
+    *inputs, (channels, hidden) = sizes
+    if inputs == [(hidden, 2 * channels)]:
+        return None
+    return next((size for size in inputs if size != (hidden, channels)), None)
 
 
 def _refuse_other_channel_weights(
     block: nn.Module, layers: dict[str, Linear], hidden: int, channels: int
 ) -> None:
     """A norm or gate over the channels would not shrink with them."""
-    own = {f"{path}.{kind}" for path in layers for kind in ("weight", "bias")}
+    own = tuple(f"{path}." for path in layers)
     for name, parameter in block.named_parameters():
-        if name in own or in_attention(block, name) or channels == hidden:
+        if name.startswith(own) or in_attention(block, name) or channels == hidden:
             continue
         if channels in parameter.shape:
             raise _unknown(block, f"{name} has the channels too, shape {list(parameter.shape)}")
@@ -86,6 +98,6 @@ def _linear(block: nn.Module, path: str) -> Linear:
 
 def _unknown(block: nn.Module, found: str) -> ConfigError:
     return ConfigError(
-        f"width_prune does not know the MLP of {type(block).__name__}: {found};"
+        f"channel pruning does not know the MLP of {type(block).__name__}: {found};"
         " expected input projections (hidden, channels) and one down projection; use uniform_drop"
     )

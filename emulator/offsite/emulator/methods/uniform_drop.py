@@ -6,15 +6,15 @@ and the last always stay. Needs no calibration.
 Source: mit-han-lab/offsite-tuning, `offsite_tuning/utils.py`; arXiv 2302.04870, section 3.2.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from offsite.emulator.instantiate import named_weights
-from offsite.emulator.methods.method import MethodName
+from offsite.emulator.methods.method import Harmoniser, MethodName
 from offsite.emulator.progress import Report
 
 
@@ -23,11 +23,12 @@ class UniformDrop:
     """See `Method`. The ratio is that of blocks, rounded to whole ones, at least one."""
 
     name: MethodName = MethodName.UNIFORM_DROP
+    needs_calibration: bool = False
 
     def plan(
         self,
         model: PreTrainedModel,
-        middle: range,
+        middle: Sequence[int],
         ratio: float,
         calibration: Sequence[torch.Tensor],
         report: Report,
@@ -38,9 +39,10 @@ class UniformDrop:
 
 @dataclass(frozen=True, slots=True)
 class KeptBlocks:
-    """Some of the middle's blocks, as they are."""
+    """Some of the middle's blocks, as they are; a repeated one is shared."""
 
     kept: tuple[int, ...]
+    harmonisers: Mapping[int, Harmoniser] = field(default_factory=dict)
 
     def weights(self, index: int, block: nn.Module) -> dict[str, torch.Tensor]:
         return {name: tensor.clone() for name, tensor in named_weights(block).items()}

@@ -28,7 +28,7 @@ from transformers import PreTrainedModel
 from offsite.emulator.blocks import find_blocks, parameter_count
 from offsite.emulator.instantiate import named_weights
 from offsite.emulator.linear import Linear, weight_out_in
-from offsite.emulator.methods.method import MethodName
+from offsite.emulator.methods.method import Harmoniser, MethodName
 from offsite.emulator.methods.mlp import Mlp, find_mlp
 from offsite.emulator.progress import Report
 from offsite.secure.errors import ConfigError
@@ -47,6 +47,10 @@ class KeptChannels:
     def kept(self) -> tuple[int, ...]:
         return tuple(self.mlps)
 
+    @property
+    def harmonisers(self) -> Mapping[int, Harmoniser]:
+        return {}
+
     def weights(self, index: int, block: nn.Module) -> dict[str, torch.Tensor]:
         return self.mlps[index].select(block, named_weights(block), self.channels[index])
 
@@ -56,11 +60,12 @@ class WidthPrune:
     """See `Method`. The ratio is met to within the rounding of channels to multiples of 8."""
 
     name: MethodName = MethodName.WIDTH_PRUNE
+    needs_calibration: bool = True
 
     def plan(
         self,
         model: PreTrainedModel,
-        middle: range,
+        middle: Sequence[int],
         ratio: float,
         calibration: Sequence[torch.Tensor],
         report: Report,
@@ -77,7 +82,7 @@ class WidthPrune:
         downs = {i: blocks[i].get_submodule(mlp.down) for i, mlp in mlps.items()}
         scores = channel_scores(model, downs, calibration, report)
         channels = {index: _highest(scores[index], width) for index, width in widths.items()}
-        first = middle.start
+        first = middle[0]
         if mlps[first].is_fused:
             check_fused_halves(model, blocks[first], mlps[first], channels[first], calibration[0])
         return KeptChannels(mlps, channels)
@@ -130,7 +135,8 @@ def channel_scores(
 
     with _watching(downs, add):
         for done, batch in enumerate(calibration, start=1):
-            _run(model, batch)
+            for row in batch:  # one at a time, so that activations are small beside the model
+                _run(model, row[None])
             report(done, len(calibration))
     tokens = sum(batch.numel() for batch in calibration)
     scores = {}
@@ -174,7 +180,7 @@ def check_fused_halves(
     before, after = (received.flatten(0, -2)[:, keep.to(received.device)] for received in seen)
     if not torch.equal(before, after):
         raise ConfigError(
-            f"width_prune: {mlp.inputs[0]} does not hold gate and up one after the other, so its"
+            f"{mlp.inputs[0]} does not hold gate and up one after the other, so its"
             " channels are unknown; use uniform_drop"
         )
 

@@ -14,7 +14,12 @@ from dataclasses import dataclass
 
 from offsite.secure.aggregation import merkle, shamir
 from offsite.secure.aggregation.encoding import info
-from offsite.secure.aggregation.keys import SEED_BYTES, MemberSecrets, share_commitment
+from offsite.secure.aggregation.keys import (
+    SECRET_BYTES,
+    SEED_BYTES,
+    MemberSecrets,
+    share_commitment,
+)
 from offsite.secure.aggregation.messages import B_HALF, SIGMA_HALF, Part, Sharing, opened
 from offsite.secure.aggregation.pair_seeds import Pair, unwrap_coin, wrap_coin
 from offsite.secure.aggregation.roster import KeyOf, Roster
@@ -94,6 +99,10 @@ def receive(
     part = Part.from_bytes(given.part)
     # (3) The share opens, and is the one that it has committed to.
     share = open_sealed(secrets.channel, part.sealed, _context(roster, dealer, holder))
+    if len(share) != SECRET_BYTES:  # its halves could not be revealed
+        raise IntegrityError(
+            f"{dealer}: expected a share of {SECRET_BYTES} bytes, found {len(share)}"
+        )
     held = Held(share, None)
     for half in (B_HALF, SIGMA_HALF):
         check_half(roster, dealer, holder, half, held.half(half), part)

@@ -86,11 +86,7 @@ class Reader:
 
     def text(self, name: str, most: int) -> str:
         """The next field as printable ASCII of 1 to `most` characters."""
-        raw = self.field(name, most)
-        value = raw.decode("latin-1")
-        if not (value and value.isascii() and value.isprintable()):
-            raise self._wrong(name, f"1 to {most} printable ASCII characters", repr(value[:40]))
-        return value
+        return self._text(name, self.field(name, most), most)
 
     def items(self, name: str, most: int, each: int) -> tuple[bytes, ...]:
         """The next field as a list of at most `most` items of at most `each` bytes."""
@@ -103,6 +99,10 @@ class Reader:
             found.append(reader.field("item", each))
         return tuple(found)
 
+    def texts(self, name: str, most: int, each: int) -> tuple[str, ...]:
+        """The next field as a list of at most `most` texts of at most `each` characters."""
+        return tuple(self._text(name, item, each) for item in self.items(name, most, each))
+
     @property
     def is_done(self) -> bool:
         """Whether every byte was read."""
@@ -113,6 +113,12 @@ class Reader:
         if not self.is_done:
             left = len(self._data) - self._position
             raise self._wrong("end", "nothing after the last field", f"{left} more bytes")
+
+    def _text(self, name: str, raw: bytes, most: int) -> str:
+        value = raw.decode("latin-1")
+        if not (value and value.isascii() and value.isprintable()):
+            raise self._wrong(name, f"1 to {most} printable ASCII characters", repr(value[:40]))
+        return value
 
     def _wrong(self, field: str, expected: str, found: str) -> IntegrityError:
         return IntegrityError(f"{self._name}: {field}: expected {expected}, found {found}")

@@ -230,6 +230,11 @@ def _replayed(
     for data in evidence.advertisements:
         gathering.add_advertisement(data)
     gathering.freeze_roster()
+    if len(evidence.sharings) != len(evidence.parts):
+        raise IntegrityError(
+            f"expected the parts of {len(evidence.sharings)} sharings, found those of "
+            f"{len(evidence.parts)}"
+        )
     for data, parts in zip(evidence.sharings, evidence.parts, strict=True):
         gathering.add_sharing(data, parts, _author(data, Sharing))
     for data in evidence.acknowledgements:

@@ -81,7 +81,8 @@ class FixedPoint:
             ConfigError: it does not fit into the guard band.
         """
         one = max(self.coordinate_bound, 1.0) * 2.0**self.fraction_bits
-        bound = members * (math.ceil(one) + self.noise_tail + 1)
+        # (compared first: a bound of 1e308 has no integer)
+        bound = members * (math.ceil(min(one, 2.0**RING_BITS)) + self.noise_tail + 1)
         if bound >= 1 << (RING_BITS - 1):
             raise ConfigError(
                 f"fixed point: {members} members may reach {bound}, the ring holds "

@@ -21,6 +21,7 @@ from offsite.secure.aggregation.encoding import (
 )
 from offsite.secure.aggregation.messages import MESSAGE_BYTES, PART_BYTES
 from offsite.secure.aggregation.round_config import MOST_MEMBERS
+from offsite.secure.errors import IntegrityError
 from offsite.secure.limits import CLIENT_NAME_CHARS
 
 JOURNAL_BYTES: Final = 64 << 20
@@ -90,7 +91,7 @@ def pack_deliveries(deliveries: Mapping[str, Delivery]) -> tuple[bytes, ...]:
 
 def unpack_deliveries(packed: Sequence[bytes]) -> dict[str, Delivery]:
     """What `pack_deliveries` packed. Raises IntegrityError for anything else."""
-    found = {}
+    found: dict[str, Delivery] = {}
     for item in packed:
         fields = Reader(item, "delivery")
         dealer = fields.text("dealer", CLIENT_NAME_CHARS)
@@ -98,5 +99,7 @@ def unpack_deliveries(packed: Sequence[bytes]) -> dict[str, Delivery]:
         part = fields.field("part", PART_BYTES)
         proof = fields.items("proof", _PROOF_DIGESTS, DIGEST_BYTES)
         fields.close()
+        if found and dealer <= max(found):
+            raise IntegrityError(f"expected deliveries in order, each dealer once; found {dealer}")
         found[dealer] = Delivery(sharing, part, proof)
     return found

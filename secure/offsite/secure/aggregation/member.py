@@ -53,7 +53,7 @@ from offsite.secure.aggregation.policy import PolicyFloor
 from offsite.secure.aggregation.roster import KeyOf, Roster, freeze_roster
 from offsite.secure.aggregation.round_config import CONFIG_TYPE, RoundConfig
 from offsite.secure.envelope import from_bytes, verify
-from offsite.secure.errors import ExpiredError, PeerError, PolicyError
+from offsite.secure.errors import ExpiredError, IntegrityError, PeerError, PolicyError
 from offsite.secure.identity import IdentityKey, IdentityPublicKey
 
 
@@ -338,6 +338,11 @@ class Member:
 
     def _retake(self, entry: Entry) -> None:
         """The part of a step that changes this member; nothing is made anew or sent."""
+        if not entry.sent or (entry.step is Step.MASK and len(entry.received) != 1):
+            raise IntegrityError(
+                f"journal: expected what came and what went out in {entry.step.name}, found less: "
+                "the file was damaged; this client sits the round out"
+            )
         match entry.step:
             case Step.SHARE:
                 self._roster = self.checked_roster(entry.received)

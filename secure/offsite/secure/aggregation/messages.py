@@ -358,8 +358,7 @@ def _names(client_ids: Sequence[str]) -> bytes:
 
 
 def _read_names(reader: Reader, field: str) -> tuple[str, ...]:
-    raw = reader.items(field, MOST_MEMBERS, CLIENT_NAME_CHARS)
-    found = tuple(name.decode("latin-1") for name in raw)
+    found = reader.texts(field, MOST_MEMBERS, CLIENT_NAME_CHARS)
     if list(found) != sorted(set(found)):
         raise IntegrityError(f"{field}: expected names in order, each once")
     return found

@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from offsite.secure.aggregation.encoding import info
-from offsite.secure.aggregation.keys import SEED_BYTES, MaskKeys
+from offsite.secure.aggregation.keys import MLKEM_PUBLIC_BYTES, SEED_BYTES, MaskKeys
 from offsite.secure.errors import IntegrityError
 
 ENCAPSULATION_BYTES: Final = 1088
@@ -36,6 +36,8 @@ _TAG_BYTES: Final = 16
 WRAP_BYTES: Final = ENCAPSULATION_BYTES + SEED_BYTES + _TAG_BYTES
 _NONCE: Final = bytes(12)
 """Every wrap has a key of its own."""
+_PROBE: Final = MaskKeys(bytes(SEED_BYTES))
+"""No secret: agrees with a public key only to see whether that can be done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +95,16 @@ def self_mask_key(roster: bytes, client_id: str, self_seed: bytes) -> bytes:
     return _derive(self_seed, roster, info("self", client_id.encode()))
 
 
+def check_channel_key(public_bytes: bytes) -> None:
+    """Raises IntegrityError for an X-Wing key (ML-KEM-768, then X25519) that nothing is sealed to."""
+    check_public_keys(public_bytes[MLKEM_PUBLIC_BYTES:], public_bytes[:MLKEM_PUBLIC_BYTES])
+
+
 def check_public_keys(x25519_public: bytes, mlkem_public: bytes) -> None:
     """Raises IntegrityError for a key that no honest member would have."""
     _mlkem_key(mlkem_public)
-    probe = MaskKeys(bytes(SEED_BYTES))
     try:
-        probe.x25519.exchange(X25519PublicKey.from_public_bytes(x25519_public))
+        _PROBE.x25519.exchange(X25519PublicKey.from_public_bytes(x25519_public))
     except ValueError:
         raise IntegrityError("expected an X25519 key of full order, found a weak one") from None
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from offsite.secure.aggregation.messages import Advertisement, claimed, opened, roster_digest
-from offsite.secure.aggregation.pair_seeds import check_public_keys
+from offsite.secure.aggregation.pair_seeds import check_channel_key, check_public_keys
 from offsite.secure.aggregation.round_config import RoundConfig
 from offsite.secure.errors import IntegrityError, PeerError
 from offsite.secure.identity import IdentityPublicKey
@@ -59,6 +59,7 @@ def open_advertisement(config: RoundConfig, data: bytes, key_of: KeyOf) -> Adver
             f"{entry.client_id}: expected an advertisement for this round, found one for another"
         )
     check_public_keys(entry.x25519_public, entry.mlkem_public)
+    check_channel_key(entry.channel_public)  # or nobody else could deal out shares
     return entry
 
 

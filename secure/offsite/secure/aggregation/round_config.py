@@ -8,6 +8,7 @@ that is what defeats a coordinator who sends different models to different membe
 al., arXiv 2111.07380).
 """
 
+import math
 import struct
 from dataclasses import dataclass
 from typing import Final
@@ -161,7 +162,8 @@ def _problem(config: RoundConfig) -> str | None:
     if not 1 <= config.values < MOST_WORDS or config.full_weight < 1:
         return f"expected at least one value and a full weight, found {config.values} values"
     deadlines = config.deadlines_unix_s
-    if len(deadlines) != PHASES or list(deadlines) != sorted(deadlines):
+    are_times = len(deadlines) == PHASES and all(map(math.isfinite, deadlines))
+    if not are_times or list(deadlines) != sorted(deadlines):  # (a NaN is never too late)
         return f"deadlines_unix_s: expected {PHASES} ascending times, found {deadlines}"
     if not 0 <= config.noise_sigma < 2**31:
         return f"noise_sigma: expected 0 or more, found {config.noise_sigma}"

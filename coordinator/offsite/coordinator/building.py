@@ -1,0 +1,90 @@
+"""From the full model to an emulator as it ships: compressed, distilled, with packed values.
+
+Notable: the full model gives up its middle while it is compressed (`Keep.NOTHING`) where nobody
+needs it afterwards. It has to stay for distillation, whose teacher it is; for scoring the plug-in
+of an adapter that was tuned on `leak.task`; and for variants and searches, which build again.
+"""
+
+from collections.abc import Mapping
+from enum import Enum
+
+from transformers import PreTrainedModel
+
+from offsite.coordinator.config_release import EmulatorSection
+from offsite.coordinator.measuring_inputs import MeasuringInputs, needs_calibration, options_of
+from offsite.emulator.build import Emulator, build_emulator
+from offsite.emulator.distil import DistilRecipe, distil
+from offsite.emulator.instantiate import named_weights
+from offsite.emulator.layer_map import Placement
+from offsite.emulator.packing.middle import packed_axes, roundtrip
+from offsite.emulator.packing.packing import Packing, packed_specs
+from offsite.emulator.progress import Progress
+from offsite.secure.errors import ConfigError
+
+
+class Keep(Enum):
+    """What happens to the full model's middle."""
+
+    EVERYTHING = "everything"
+    NOTHING = "nothing"
+
+
+def build(
+    section: EmulatorSection,
+    base_model: PreTrainedModel,
+    inputs: MeasuringInputs,
+    seed: int,
+    progress: Progress,
+    keep: Keep = Keep.EVERYTHING,
+) -> Emulator:
+    """The emulator that a section describes, with the values that an edge will unpack.
+
+    Raises:
+        ConfigError: this model cannot be made into such an emulator.
+    """
+    with progress(f"compressing the middle ({section.method.value} {section.ratio:g})") as report:
+        emulator = build_emulator(
+            base_model,
+            Placement(section.bottom, section.top, section.spread, section.middle_lora),
+            section.method,
+            section.ratio,
+            inputs.calibration if needs_calibration(section) else (),
+            report,
+            options=options_of(section),
+            consume=keep is Keep.NOTHING,
+        )
+    if section.distil_steps:
+        _distil(section, base_model, emulator, inputs, seed, progress)
+    roundtrip(emulator.model, emulator.layer_map, section.packing)
+    return emulator
+
+
+def shipped_bytes(emulator: Emulator, packing: Packing) -> int:
+    """Bytes of the weights as a bundle stores them."""
+    weights = named_weights(emulator.model)
+    packed: Mapping[str, int] = {}
+    if packing is not Packing.NONE:
+        packed = packed_axes(emulator.model, emulator.layer_map)
+    whole = sum(tensor.nbytes for name, tensor in weights.items() if name not in packed)
+    return whole + sum(
+        spec.num_bytes
+        for name, axis in packed.items()
+        for spec in packed_specs(weights[name].shape, packing, axis).values()
+    )
+
+
+def _distil(
+    section: EmulatorSection,
+    base_model: PreTrainedModel,
+    emulator: Emulator,
+    inputs: MeasuringInputs,
+    seed: int,
+    progress: Progress,
+) -> None:
+    if not inputs.text.learnt:
+        raise ConfigError("leak.text: distillation learns from public text; name a file of it")
+    recipe = DistilRecipe(
+        steps=section.distil_steps, tokens_per_step=section.distil_tokens_per_step, seed=seed
+    )
+    with progress("distilling the emulator") as report:
+        distil(base_model, emulator, inputs.text.learnt, recipe, report)

@@ -1,0 +1,1 @@
+"""The owner's search for the emulator to release (`coordinator emulate --auto`)."""

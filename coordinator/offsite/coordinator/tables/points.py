@@ -1,0 +1,105 @@
+"""What `emulate --auto` has measured: one row for each measurement, kept for ever.
+
+A measurement is known by the full model (fingerprint), by what was measured (stage and settings of
+the emulator, canonical JSON), by how (`measured_with`: digest of the texts, questions and recipes)
+and by its seed. Whoever asks for the same gets the row and measures nothing.
+
+Rule: the first row of a measurement stays; a second one is not written over it.
+"""
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from offsite.coordinator.tables.database import Database
+
+
+class Stage(StrEnum):
+    """What a measurement costs and says."""
+
+    BOUND = "bound"
+    """The adapter tuned on the full model: what no emulator is expected to surpass."""
+    QUICK = "quick"
+    """Build, fidelity and zero-shot."""
+    FULL = "full"
+    """The adapter tuned on the emulator, its plug-in, and healing."""
+
+
+@dataclass(frozen=True, slots=True)
+class PointKey:
+    """What makes two measurements the same."""
+
+    base_fingerprint: str
+    measured_with: str
+    stage: Stage
+    settings: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class PointRow:
+    """A measurement; where the settings cannot be built, `refused` says why and figures are none."""
+
+    key: PointKey
+    figures: Mapping[str, float]
+    refused: str
+    seconds: float
+    measured_unix_s: float
+
+
+class PointTable:
+    """Rows of `search_points`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, row: PointRow) -> None:
+        key = row.key
+        self._database.execute(
+            "INSERT OR IGNORE INTO search_points VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            key.base_fingerprint,
+            key.measured_with,
+            key.stage,
+            key.settings,
+            key.seed,
+            json.dumps(dict(row.figures), sort_keys=True, allow_nan=False),
+            row.refused,
+            row.seconds,
+            row.measured_unix_s,
+        )
+
+    def get(self, key: PointKey) -> PointRow | None:
+        row = self._database.row(
+            "SELECT * FROM search_points WHERE base_fingerprint = ? AND measured_with = ?"
+            " AND stage = ? AND settings = ? AND seed = ?",
+            key.base_fingerprint,
+            key.measured_with,
+            key.stage,
+            key.settings,
+            key.seed,
+        )
+        return None if row is None else _point(row)
+
+    def all(self) -> list[PointRow]:
+        """Every measurement of this coordinator, oldest first."""
+        rows = self._database.rows("SELECT * FROM search_points ORDER BY measured_unix_s, rowid")
+        return [_point(row) for row in rows]
+
+
+def _point(row: sqlite3.Row) -> PointRow:
+    key = PointKey(
+        base_fingerprint=row["base_fingerprint"],
+        measured_with=row["measured_with"],
+        stage=Stage(row["stage"]),
+        settings=row["settings"],
+        seed=row["seed"],
+    )
+    return PointRow(
+        key=key,
+        figures=json.loads(row["figures"]),
+        refused=row["refused"],
+        seconds=row["seconds"],
+        measured_unix_s=row["measured_unix_s"],
+    )

@@ -1,0 +1,281 @@
+"""`coordinator emulate`: what is measured is what ships, and past the leak budget nothing does."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from tests.coordinator.owner import SETTINGS, add_campaign, answerable, digests, run, sets
+from tests.tiny import save_llama, write_jsonl, write_text
+
+from offsite.coordinator import releasing
+from offsite.coordinator.building import Keep, build
+from offsite.coordinator.config import CoordinatorConfig
+from offsite.coordinator.measuring_inputs import MIN_ROWS, read_inputs
+from offsite.coordinator.release import settings_unlike, stored_release
+from offsite.coordinator.tables.campaigns import CampaignState
+from offsite.coordinator.workspace import open_workspace
+from offsite.emulator.base_model import load_tokenizer
+from offsite.emulator.bundle import writer
+from offsite.emulator.bundle.reader import open_bundle
+from offsite.emulator.bundle.stated import stated_manifest
+from offsite.emulator.packing.packing import Packing
+from offsite.emulator.questions import Question
+from offsite.emulator.scoring import score_choices, summarise
+from offsite.emulator.settings import load_settings
+from offsite.secure.errors import ConfigError, PolicyError
+
+VARIANT = '[{name = "small", method = "uniform_drop", ratio = 0.4}]'
+LIMITS = ("zero_shot", "tuned", "healed", "kept", "verbatim")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("owner")
+    save_llama(folder / "mine", blocks=5)
+    write_jsonl(folder / "gate.jsonl", answerable(folder / "mine", 40, start=7))
+    write_jsonl(folder / "task.jsonl", answerable(folder / "mine", 12, start=100))
+    write_text(folder / "public.jsonl", 64)
+    flags = ("--model", folder / "mine", "--gate", folder / "gate.jsonl")
+    flags += ("--calibration", folder / "public.jsonl", "--state", folder / "state")
+    settings = SETTINGS | {"leak.task": str(folder / "task.jsonl")}
+    assert run("init", *map(str, flags), *sets(settings)).exit_code == 0
+    assert run("emulate", "--state", str(folder / "state")).exit_code == 0
+    return folder
+
+
+@pytest.fixture
+def state(inputs: Path, tmp_path: Path) -> Path:
+    shutil.copytree(inputs / "state", tmp_path / "state")
+    return tmp_path / "state"
+
+
+def report_of(state: Path, version: int) -> dict[str, object]:
+    return json.loads((state / "reports" / f"{version}-leak.json").read_text())
+
+
+def add_variants(state: Path, *tables: str) -> None:
+    path = state / "coordinator.toml"
+    text = path.read_text().replace("# [[emulator.variants]]", "\n".join(tables))
+    path.write_text(text)
+
+
+# ---- the report
+
+
+def test_every_figure_is_measured_and_signed(state: Path) -> None:
+    manifest = stated_manifest(state / "bundle")
+    assert manifest is not None
+    leak = manifest.facts.provenance["leak"]
+    assert all(leak[name]["value"] is not None for name in LIMITS)
+    assert leak["full_accuracy"]["acc"] == 1.0
+    report = report_of(state, 1)
+    assert report["emulators"]["main"]["leak"] == leak and report["refused"] is False
+    shown = json.loads(run("status", "--json", "--state", str(state)).stdout)["release"]
+    assert shown["leak_healed"] == leak["healed"]["value"]
+
+
+def test_what_was_measured_is_what_ships(state: Path, inputs: Path) -> None:
+    flags = sets({"emulator.packing": "nf4", "emulator.method": "width_prune"})
+    assert run("emulate", *flags, "--state", str(state)).exit_code == 0
+    with open_workspace(state, exclusive=True) as workspace:
+        bundle = stored_release(workspace)
+        assert bundle.manifest.packing is Packing.NF4
+        questions = [Question(q["query"], tuple(q["choices"]), q["gold"]) for q in _gate(inputs)]
+        emulator = bundle.load_emulator(torch.float32)
+        found = summarise(
+            score_choices(
+                emulator,  # type: ignore[arg-type]
+                load_tokenizer(inputs / "mine"),
+                questions,
+                batch_tokens=workspace.config.gate.batch_tokens,
+            )
+        )
+        fidelity = bundle.manifest.facts.provenance["fidelity"]
+        stored = sum(spec.num_bytes for spec in bundle.schema.stored_emulator.values())
+    assert fidelity["emulator_accuracy"]["acc"] == round(found.acc, 4)
+    assert fidelity["shipped_bytes"] == stored
+
+
+def _gate(inputs: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (inputs / "gate.jsonl").read_text().splitlines()]
+
+
+def test_what_was_not_measured_says_so(state: Path) -> None:
+    flags = sets({"leak.task": "", "leak.heal_steps": "0"})
+    shown = run("emulate", *flags, "--state", str(state))
+    assert shown.stdout.count("not measured") >= 3
+    leak = report_of(state, 2)["emulators"]["main"]["leak"]
+    assert leak["healed"]["value"] is None and "not measured" in leak["healed"]["reason"]
+    assert leak["tuned"]["value"] is None and leak["kept"]["value"] is None
+
+
+# ---- the budget
+
+
+def test_a_broken_budget_names_every_figure_writes_the_report_and_signs_nothing(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_campaign(state, CampaignState.RUNNING, closed=False)
+    before = digests(state / "bundle")
+    monkeypatch.setattr(writer, "sign", lambda *_: pytest.fail("something was signed"))
+    flags = sets({f"leak.max_{name}": "0" for name in LIMITS})
+    with pytest.raises(PolicyError) as caught:
+        run("emulate", *flags, "--state", str(state))
+    assert caught.value.exit_code == 6
+    broken = report_of(state, 2)["broken"]["main"]
+    figures = report_of(state, 2)["emulators"]["main"]["leak"]
+    above = [name for name in LIMITS if figures[name]["value"] > 0]
+    assert [line.partition(":")[0] for line in broken] == above and "verbatim" in above
+    for name, line in zip(above, broken, strict=True):
+        assert line in str(caught.value)
+        assert f"{name}: expected at most 0, found {figures[name]['value']:.3f}" in line
+    assert report_of(state, 2)["refused"] is True
+    assert digests(state / "bundle") == before and not (state / "bundle.partial").exists()
+    with open_workspace(state, exclusive=True) as workspace:
+        row = workspace.store.campaigns.current()
+        assert row is not None and row.state is CampaignState.RUNNING
+        assert workspace.store.messages.ids() == ["m1"]
+
+
+def test_a_budget_that_holds_lets_it_pass_and_is_signed_too(state: Path) -> None:
+    flags = sets({"leak.max_healed": "5", "leak.max_verbatim": "1"})
+    assert run("emulate", *flags, "--state", str(state)).exit_code == 0
+    manifest = stated_manifest(state / "bundle")
+    assert manifest is not None and manifest.facts.release_version == 2
+    assert manifest.facts.provenance["leak_budget"] == {"healed": 5.0, "verbatim": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"leak.max_kept": "0.5", "leak.task": ""}, r"\[leak\] max_kept: .*leak\.task"),
+        ({"leak.max_healed": "0.5", "leak.heal_steps": "0"}, r"\[leak\] max_healed"),
+        ({"leak.max_zero_shot": "0.5", "gate.questions": ""}, r"gate\.questions"),
+        ({"emulator.distil_steps": "1", "emulator.calibration": ""}, r"leak\.text"),
+        ({"leak.task": "nowhere.jsonl"}, r"leak\.task: expected a file"),
+        ({"emulator.method": "width_prune", "emulator.calibration": ""}, r"calibration"),
+        ({"emulator.middle_lora": "true"}, r"emulator\.middle_lora"),
+    ],
+)
+def test_what_cannot_be_judged_or_built_is_said_before_the_model_is_loaded(
+    state: Path, changes: dict[str, str], says: str
+) -> None:
+    flags = sets({"model.path": "nowhere", **changes})
+    with pytest.raises(ConfigError, match=says):
+        run("emulate", *flags, "--state", str(state))
+
+
+def test_the_stand_in_for_the_task_is_not_the_gate(state: Path, inputs: Path) -> None:
+    flags = sets({"leak.task": str(inputs / "gate.jsonl")})
+    with pytest.raises(ConfigError, match="other questions than the gate's"):
+        run("emulate", *flags, "--state", str(state))
+
+
+def test_an_interrupted_emulate_loses_nothing(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = digests(state / "bundle")
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("offsite.coordinator.measuring.measure_leak", interrupt)
+    assert run("emulate", "--state", str(state)).exit_code == 130
+    assert digests(state / "bundle") == before
+
+
+# ---- variants and distillation
+
+
+def test_variants_are_measured_shipped_and_known_to_the_settings(state: Path) -> None:
+    small = '[[emulator.variants]]\nname = "small"\nmethod = "width_prune"\nratio = 0.3'
+    add_variants(state, small + '\npacking = "nf4"')
+    assert run("emulate", "--state", str(state)).exit_code == 0
+    with open_workspace(state, exclusive=True) as workspace:
+        bundle = stored_release(workspace)
+        assert settings_unlike(workspace.config, bundle.manifest) == []
+        key = workspace.keys.coordinator.public
+        created = bundle.manifest.facts.created_unix_s
+        variant = open_bundle(state / "bundle", key, created, emulator="small").manifest
+    assert [entry.name for entry in bundle.manifest.variants] == ["small"]
+    with open_workspace(state, ["emulator.variants=[]"], exclusive=True) as workspace:
+        assert settings_unlike(workspace.config, bundle.manifest) == ["emulator.variants"]
+    found = variant.facts.provenance
+    assert found["built"]["method"] == "width_prune" and found["built"]["packing"] == "nf4"
+    assert found["leak"] == report_of(state, 2)["emulators"]["small"]["leak"]
+    assert (
+        found["fidelity"]["shipped_bytes"]
+        < (bundle.manifest.facts.provenance["fidelity"]["shipped_bytes"])
+    )
+
+
+def test_a_variant_that_breaks_the_budget_stops_the_release(state: Path) -> None:
+    table = '[[emulator.variants]]\nname = "large"\nmethod = "uniform_drop"\nratio = 1.0'
+    add_variants(state, table)
+    before = digests(state / "bundle")
+    with pytest.raises(
+        PolicyError, match=r"variant large: verbatim: expected at most 0\.95, found 1"
+    ):
+        run("emulate", *sets({"leak.max_verbatim": "0.95"}), "--state", str(state))
+    assert list(report_of(state, 2)["broken"]) == ["large"]
+    assert digests(state / "bundle") == before
+
+
+def test_a_distilled_emulator_says_so(state: Path) -> None:
+    flags = sets({"emulator.distil_steps": "2", "emulator.distil_tokens_per_step": "64"})
+    assert run("emulate", *flags, "--state", str(state)).exit_code == 0
+    with open_workspace(state, exclusive=True) as workspace:
+        manifest = stored_release(workspace).manifest
+        assert settings_unlike(workspace.config, manifest) == ["emulator.distil_steps"]
+    assert manifest.facts.provenance["built"]["distil_steps"] == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({"leak.task": ""}, [Keep.NOTHING]),
+        ({}, [Keep.EVERYTHING]),  # the plug-in is scored with it
+        ({"leak.task": "", "emulator.distil_steps": "1"}, [Keep.EVERYTHING]),
+        ({"leak.task": "", "emulator.variants": VARIANT}, [Keep.EVERYTHING, Keep.NOTHING]),
+    ],
+)
+def test_the_full_model_is_given_up_where_nobody_needs_it_any_more(
+    state: Path, changes: dict[str, str], kept: list[Keep], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Keep] = []
+
+    def watched(*arguments: object) -> object:
+        seen.append(arguments[-1])  # type: ignore[arg-type]
+        return build(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(releasing, "build", watched)
+    assert run("emulate", *sets(changes), "--state", str(state)).exit_code == 0
+    assert seen == kept
+
+
+# ---- inputs
+
+
+def test_public_text_is_parted_and_no_row_is_in_both_parts(inputs: Path) -> None:
+    overrides = [
+        f"emulator.calibration={inputs / 'public.jsonl'}",
+        "leak.heal_steps=2",
+        "leak.heal_tokens_per_step=4096",
+    ]
+    config = load_settings(CoordinatorConfig, None, overrides)
+    text = read_inputs(config, load_tokenizer(inputs / "mine"), "llama", 512).text
+    held_out, learnt = torch.cat(text.held_out), torch.cat(text.learnt)
+    assert held_out.shape[1] == learnt.shape[1]
+    assert (
+        len(held_out) + len(learnt) >= MIN_ROWS
+        and len(held_out) == (len(held_out) + len(learnt)) // 4
+    )
+    narrow = [*overrides, "leak.heal_tokens_per_step=40"]
+    config = load_settings(CoordinatorConfig, None, narrow)
+    text = read_inputs(config, load_tokenizer(inputs / "mine"), "llama", 512).text
+    assert text.learnt[0].shape[1] == 32
+    short = inputs / "short.txt"
+    short.write_text("The sun is a star.")
+    config = load_settings(CoordinatorConfig, None, [f"leak.text={short}"])
+    with pytest.raises(ConfigError, match="tokens"):
+        read_inputs(config, load_tokenizer(inputs / "mine"), "llama", 512)
