@@ -367,9 +367,9 @@ def bad_later(played: Played) -> Iterator[tuple[str, Vector]]:
     )
     upload = played.upload("edge-1", played.terms.values + 1, bytes(28))
     yield (
-        "survivors_unagreed",
+        "upload_of_another",
         bad(
-            "a header of another set of members",
+            "a header that another member signed",
             "gathering.upload",
             OTHER,
             [upload],
@@ -427,7 +427,7 @@ def _fields(data: bytes) -> list[bytes]:
 _WHAT: Final = {
     "good_three": "three members, none drops out",
     "good_dropout": "one of four drops out after it has shared: its masks are taken away",
-    "good_aes": "AES-256 in counter mode; the first member drops out, behind all of its masks",
+    "good_aes": "AES-256 in counter mode; the first of four drops out, who drew the coins of all its pairs",
     "good_late_dropouts": "one of four falls silent before it reveals",
     "good_early_dropouts": "one of four is in the roster and deals out nothing",
     "good_norm_bound": "two members, updates scaled down to a norm",
