@@ -12,19 +12,19 @@ class Settings:
     steps: int = 60
     batch_examples: int = 16
     micro_batch_tokens: int = 640
-    test_questions: int = 500
-    choosing_questions: int = 300
-    text_questions: int = 200
+    test_questions: int = 400
+    choosing_questions: int = 200
+    text_questions: int = 100
     """Of the test questions, how many are also read as plain text."""
     whole_block_rates: tuple[float, ...] = (2e-4, 6e-4)
     lora_rates: tuple[float, ...] = (5e-4, 2e-3)
     upper_whole_block_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
     upper_lora_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     scoring_tokens: int = 1024
-    calibration_tokens: int = 16384
+    calibration_tokens: int = 8192
     distil_tokens: int = 1024
     distil_row_tokens: int = 256
-    heal_steps: int = 100
+    heal_steps: int = 60
     heal_tokens: int = 1024
     heal_row_tokens: int = 256
     heal_rank: int = 32
@@ -48,6 +48,5 @@ QUICK = Settings(
     lora_rates=(2e-3,),
     upper_whole_block_rates=(2e-4, 5e-4),
     upper_lora_rates=(1e-3, 2e-3),
-    calibration_tokens=8192,
     heal_steps=30,
 )

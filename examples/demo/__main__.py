@@ -25,6 +25,7 @@ from examples.demo.processes import Child, command, free_port, output, wait_for_
 SETTINGS = {
     "model.name": "SmolLM2-135M-Instruct",
     "emulator.calibration_tokens": "8192",
+    "leak.heal_steps": "10",
     "campaign.name": "arc-easy",
     "campaign.rounds": "4",
     "campaign.min_clients": "2",
@@ -36,7 +37,8 @@ SETTINGS = {
     "gate.limit": "200",
     "gate.tolerance": "0.02",
 }
-"""Chosen on the validation split; the runs behind them stand in `docs/log.md`."""
+"""Chosen on the validation split; the runs behind them stand in `docs/log.md`. The healing attack is cut
+to ten steps so that the demonstration stays short; an owner leaves it at its default of a hundred."""
 
 
 def main() -> None:

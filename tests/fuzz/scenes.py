@@ -7,6 +7,7 @@ outcome.
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Final
@@ -110,64 +111,60 @@ def scene() -> Scene:
     members = {name: member(name, TERMS) for name in NAMES}
     latches = {name: MemoryLatch() for name in NAMES}
 
-    def begin(step: Step) -> None:
-        found.victims[step] = twin_of_member(members[VICTIM])
-        found.said[step] = {}
+    def play(step: Step, speak: Callable[[str, Member], bytes]) -> None:
+        """Everybody takes the step, the liar last."""
+        found.victims[step], found.said[step] = twin_of_member(members[VICTIM]), {}
+        for name in sorted(members, key=lambda name: (name == LIAR, name)):
+            if name == LIAR:
+                found.coordinators[step] = twin_of_gathering(coordinator)
+            found.said[step][name] = speak(name, members[name])
 
-    def all_but_the_liar(step: Step) -> None:
-        found.coordinators[step] = twin_of_gathering(coordinator)
+    def advertise(name: str, each: Member) -> bytes:
+        said = each.advertise(0)
+        coordinator.add_advertisement(said)
+        return said
 
-    begin(Step.ADVERTISE)
-    for name, each in _liar_last(members):
-        if name == LIAR:
-            all_but_the_liar(Step.ADVERTISE)
-        found.said[Step.ADVERTISE][name] = each.advertise(0)
-        coordinator.add_advertisement(found.said[Step.ADVERTISE][name])
-    found.roster = coordinator.freeze_roster()
-    begin(Step.SHARE)
-    for name, each in _liar_last(members):
-        if name == LIAR:
-            all_but_the_liar(Step.SHARE)
-        found.said[Step.SHARE][name], found.parts[name] = each.share(found.roster, 0)
-        coordinator.add_sharing(found.said[Step.SHARE][name], found.parts[name], name)
-    found.deliveries = coordinator.deliveries(VICTIM)
-    begin(Step.ACKNOWLEDGE)
-    for name, each in _liar_last(members):
-        if name == LIAR:
-            all_but_the_liar(Step.ACKNOWLEDGE)
-        found.said[Step.ACKNOWLEDGE][name] = each.acknowledge(coordinator.deliveries(name), 0)
-        coordinator.add_acknowledgement(found.said[Step.ACKNOWLEDGE][name], name)
-    found.members = coordinator.freeze_members()
-    begin(Step.MASK)
-    del members[LOST]
-    for name, each in _liar_last(members):
-        if name == LIAR:
-            all_but_the_liar(Step.MASK)
+    def share(name: str, each: Member) -> bytes:
+        said, found.parts[name] = each.share(found.roster, 0)
+        coordinator.add_sharing(said, found.parts[name], name)
+        return said
+
+    def acknowledge(name: str, each: Member) -> bytes:
+        said = each.acknowledge(coordinator.deliveries(name), 0)
+        coordinator.add_acknowledgement(said, name)
+        return said
+
+    def mask(name: str, each: Member) -> bytes:
         found.vectors[name] = words_of(name)
-        header = each.mask(found.members, found.vectors[name], latches[name], 0)
-        found.said[Step.MASK][name] = header
-        coordinator.add_upload(header, name)
+        said = each.mask(found.members, found.vectors[name], latches[name], 0)
+        coordinator.add_upload(said, name)
+        return said
+
+    def confirm(name: str, each: Member) -> bytes:
+        said = each.confirm(found.uploads, 0)
+        coordinator.add_confirmation(said, name)
+        return said
+
+    def reveal(name: str, each: Member) -> bytes:
+        said = each.reveal(found.confirmations, latches[name], 0)
+        coordinator.add_reveal(said, name)
+        return said
+
+    play(Step.ADVERTISE, advertise)
+    found.roster = coordinator.freeze_roster()
+    play(Step.SHARE, share)
+    found.deliveries = coordinator.deliveries(VICTIM)
+    play(Step.ACKNOWLEDGE, acknowledge)
+    found.members = coordinator.freeze_members()
+    del members[LOST]
+    play(Step.MASK, mask)
     found.uploads = coordinator.freeze_survivors()
-    begin(Step.CONFIRM)
-    for name, each in _liar_last(members):
-        if name == LIAR:
-            all_but_the_liar(Step.CONFIRM)
-        found.said[Step.CONFIRM][name] = each.confirm(found.uploads, 0)
-        coordinator.add_confirmation(found.said[Step.CONFIRM][name], name)
+    play(Step.CONFIRM, confirm)
     found.confirmations = coordinator.confirmations()
-    begin(Step.REVEAL)
-    for name, each in _liar_last(members):
-        if name == LIAR:
-            all_but_the_liar(Step.REVEAL)
-        found.said[Step.REVEAL][name] = each.reveal(found.confirmations, latches[name], 0)
-        coordinator.add_reveal(found.said[Step.REVEAL][name], name)
+    play(Step.REVEAL, reveal)
     found.finished = members[VICTIM]
     _finish(found, coordinator)
     return found
-
-
-def _liar_last(members: dict[str, Member]) -> list[tuple[str, Member]]:
-    return sorted(members.items(), key=lambda item: (item[0] == LIAR, item[0]))
 
 
 def _finish(found: Scene, coordinator: Gathering) -> None:

@@ -12,13 +12,14 @@ from tests.fuzz.scenes import LIAR, NAMES, TERMS, VICTIM, forged, scene, signed_
 from tests.fuzz.targets import _dealt
 from tests.secure.aggregation.fleets import COORDINATOR, config, key_of, member
 
+from offsite.secure.aggregation.dealing import parts_root
 from offsite.secure.aggregation.encoding import pack, pack_list
 from offsite.secure.aggregation.evidence import verify_round
 from offsite.secure.aggregation.fixed_point import FixedPoint
 from offsite.secure.aggregation.journal import Step, pack_deliveries, unpack_deliveries
 from offsite.secure.aggregation.keys import MLKEM_PUBLIC_BYTES
 from offsite.secure.aggregation.member import open_config
-from offsite.secure.aggregation.messages import Acknowledgement, Advertisement, claimed
+from offsite.secure.aggregation.messages import Acknowledgement, Advertisement, Sharing, claimed
 from offsite.secure.aggregation.round_config import RoundConfig
 from offsite.secure.errors import ConfigError, IntegrityError, PeerError, PolicyError
 
@@ -45,6 +46,16 @@ def test_a_share_that_could_not_be_revealed_is_complained_about(size: int) -> No
     victim, _ = scene().before(Step.ACKNOWLEDGE)
     said = victim.acknowledge(dict(scene().deliveries) | {LIAR: _dealt(bytes(size))}, 0)
     assert claimed(Acknowledgement, said)[1].complaints == (LIAR,)
+
+
+def test_parts_that_are_none_are_refused_and_change_nothing() -> None:
+    """Also under a root that their dealer has signed."""
+    _, coordinator = scene().before(Step.SHARE)
+    parts = [*scene().parts[LIAR][:-1], b"no part"]
+    said = Sharing(coordinator.roster.digest, LIAR, parts_root(parts))
+    with pytest.raises(IntegrityError, match="part of a sharing"):
+        coordinator.add_sharing(forged(Sharing, said.to_bytes(), LIAR), parts, LIAR)
+    assert LIAR not in coordinator.received.sharings and LIAR not in coordinator.received.parts
 
 
 def test_names_have_one_form() -> None:
