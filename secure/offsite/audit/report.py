@@ -11,6 +11,8 @@ def render(audit: Audit) -> Table:
     """What was verified, from whom to what."""
     terms, found = audit.terms, audit.verified
     table = Table(title="The published sum is the one that these clients made", show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")  # digests are compared: none of one may be left out
     dropped = ", ".join(found.dropped) or "nobody"
     rows = {
         "round": f"campaign {terms.campaign_id}, attempt {terms.attempt}, cohort {terms.cohort}",
