@@ -9,6 +9,7 @@ from examples.inputs.wheels import MODEL
 
 from benchmarks.emulator_build.model import random_model
 from offsite.emulator.adapters.adapter import AdapterKind, AdapterSpec, make_adapter
+from offsite.emulator.adapters.untouched import untouched
 from offsite.emulator.base_model import load_base_model, load_tokenizer
 from offsite.emulator.build import build_emulator
 from offsite.emulator.bundle.manifest import ReleaseFacts
@@ -49,9 +50,7 @@ def write_bundles(folder: Path, method: MethodName, ratio: float) -> None:
     for name, kind in BUNDLES.items():
         spec = AdapterSpec(kind)
         adapter = make_adapter(spec, emulator.layer_map)
-        adapter.attach(emulator.model)
-        first = adapter.extract(emulator.model)
-        adapter.detach(emulator.model)
+        first = untouched(adapter, emulator.model)
         contents = Contents(
             emulator.model, emulator.model.config, emulator.layer_map, spec, first, tokenizer
         )

@@ -22,7 +22,7 @@ from offsite.emulator.base_model import load_base_model
 from offsite.emulator.bundle.reader import open_bundle
 from offsite.emulator.linear import linear_layers
 from offsite.emulator.rounds.plan import TuningSettings
-from offsite.emulator.training.attention import attention_for
+from offsite.emulator.training.attention import attention_kernel
 from offsite.emulator.training.batches import micro_batches
 from offsite.emulator.training.loss import summed_loss
 from offsite.emulator.training.run import Recipe, train
@@ -117,7 +117,7 @@ def _tune_full(folder: Path, batch: Batch, clock: Clock, *, is_lora: bool) -> in
     def loss_of(step: int) -> torch.Tensor:
         chosen = rows[step * batch.rows : (step + 1) * batch.rows]
         (micro,) = micro_batches(chosen, batch.rows * batch.width)
-        with attention_for(micro.ids, model.dtype):
+        with attention_kernel(micro.ids, model.dtype):
             return summed_loss(model, micro) / len(micro.targets)
 
     train(parameters, loss_of, Recipe(batch.steps, RATE), clock.tick)

@@ -42,9 +42,9 @@ def _build(given: argparse.Namespace) -> None:
 
     from benchmarks.emulator_build.model import random_model
     from offsite.emulator.build import build_emulator
-    from offsite.emulator.instantiate import named_weights
     from offsite.emulator.layer_map import Placement
     from offsite.emulator.methods.method import MethodName, make_method
+    from offsite.emulator.weights import named_weights
 
     start_mb = memory_mb("VmRSS")
     model = random_model(given.parameters)

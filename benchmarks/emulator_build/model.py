@@ -3,8 +3,9 @@
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
-from offsite.emulator.instantiate import named_weights, replace_parameters, skeleton
+from offsite.emulator.instantiate import skeleton
 from offsite.emulator.schema import spec_of
+from offsite.emulator.weights import named_weights, replace_parameters
 
 BLOCKS = 16
 VOCABULARY = 32_000

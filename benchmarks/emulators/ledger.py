@@ -1,6 +1,7 @@
 """What was measured, one JSON line each, so that nothing is measured twice.
 
-A record says which stage it is of, what that depended on, and the outcome:
+A record says which stage it is of, what that depended on (the full model, settings, and digests of
+the code, see `sources`), and the outcome:
 
     {"stage": "tuned", "inputs": {"emulator": "…", "task": "piqa", "seed": 1, …}, "outcome": {…},
      "s": seconds, "cpu_s": of them on a processor}

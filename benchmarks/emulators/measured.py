@@ -14,20 +14,14 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
-from benchmarks.emulators import release
+from benchmarks.emulators import release, sources
 from benchmarks.emulators.lab import Lab
 from benchmarks.emulators.ledger import Json
-from benchmarks.emulators.reference import (
-    InputFields,
-    asked_inputs,
-    choosing_inputs,
-    trial,
-    tuning_inputs,
-)
+from benchmarks.emulators.reference import asked_inputs, choosing_inputs, trial
 from benchmarks.emulators.rows import Row, digest_of
 from benchmarks.emulators.scores import Score
-from benchmarks.emulators.tuning import Tensors, Tuner, best
-from offsite.emulator.adapters.adapter import Adapter, make_adapter
+from benchmarks.emulators.tuning import InputFields, Tensors, Tuner, best, tuning_inputs
+from offsite.emulator.adapters.adapter import Adapter, AdapterKind, make_adapter
 from offsite.emulator.adapters.lora import LoraAdapter
 from offsite.emulator.adapters.plugged import plugged_in
 from offsite.emulator.build import Emulator
@@ -81,6 +75,7 @@ class Bench:
             "row": self.row.identity,
             "calibration": settings.calibration_tokens,
             "distil": distil if self.row.distil_steps else "",
+            "code": sources.building(distils=self.row.distil_steps > 0),
         }
 
     def emulator_inputs(self, task: str, seed: int) -> InputFields:
@@ -94,14 +89,21 @@ class Bench:
             name: getattr(settings, name)
             for name in ("heal_steps", "heal_tokens", "heal_row_tokens", "heal_rank", "heal_rate")
         }
-        return self.emulator_inputs(task, seed) | attack
+        return self.emulator_inputs(task, seed) | attack | {"heal_code": sources.healing()}
 
     def tuned_inputs(self, task: str, seed: int) -> InputFields:
         """Of the scores after tuning."""
         settings = self.lab.settings
         rates = ",".join(f"{rate:g}" for rate in settings.rates(self.row.adapter.kind))
         choosing: InputFields = {"rates": rates, "choosing": settings.choosing_questions}
-        return self.emulator_inputs(task, seed) | tuning_inputs(self.lab) | choosing
+        known = self.emulator_inputs(task, seed) | tuning_inputs(self.lab) | choosing
+        if self._can_be_corrected:
+            known["correct_code"] = sources.correcting()
+        return known
+
+    @property
+    def _can_be_corrected(self) -> bool:
+        return self.row.adapter.kind is AdapterKind.LORA and self.row.placement.middle_lora
 
     @property
     def _emulator_id(self) -> str:
@@ -172,7 +174,8 @@ class Bench:
             "emulator_tuned": emulator_tuned.to_json(),
             "plug_in": self._plug_in_score(task, seed, tensors).to_json(),
         }
-        if isinstance(self._adapter, LoraAdapter) and self.row.placement.middle_lora:
+        if self._can_be_corrected:
+            assert isinstance(self._adapter, LoraAdapter)
             fixed = corrected(tensors, self._adapter, self.lab.model, self._emulator.model)
             outcome["corrected"] = self._plug_in_score(task, seed, fixed).to_json()
         return outcome

@@ -6,14 +6,12 @@ from functools import partial
 from benchmarks.emulators.lab import Lab
 from benchmarks.emulators.ledger import Json
 from benchmarks.emulators.rows import Row, digest_of
-from benchmarks.emulators.tuning import Tuner, best
+from benchmarks.emulators.tuning import InputFields, Tuner, best, tuning_inputs
 from offsite.emulator.adapters.adapter import Adapter, AdapterSpec, make_adapter
 from offsite.emulator.adapters.plugged import plugged_in
 from offsite.emulator.blocks import find_blocks
 from offsite.emulator.layer_map import LayerMap, Placement
 from offsite.emulator.leak.skill import chance_level
-
-InputFields = dict[str, str | int | float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +57,7 @@ def upper_bound(lab: Lab, slots: Slots, task: str) -> None:
     missing = [seed for seed, known in inputs_of.items() if not lab.ledger.find("upper", known)]
     if not missing:
         return
-    folder = lab.out / "tuned" / slots.identity
+    folder = lab.out / "tuned" / digest_of([lab.fingerprint, slots.identity])
     tuner = Tuner(lab, lab.model, slots.in_full_model(lab), task, folder)
     rate = _chosen_rate(slots, tuner)
     for seed in missing:
@@ -100,11 +98,6 @@ def asked_inputs(lab: Lab, task: str, seed: int) -> InputFields:
         "questions": lab.settings.test_questions,
         "texts": lab.settings.text_questions,
     }
-
-
-def tuning_inputs(lab: Lab) -> InputFields:
-    """What a tuning depends on, beside rate, task and seed."""
-    return {"steps": lab.settings.steps, "batch": lab.settings.batch_examples}
 
 
 def choosing_inputs(lab: Lab, task: str, rate: float) -> InputFields:

@@ -12,10 +12,11 @@ from transformers import PreTrainedModel
 from benchmarks.emulators.lab import Lab
 from benchmarks.emulators.ledger import Json
 from benchmarks.emulators.rows import Row
+from offsite.coordinator.shipped import shipped_bytes
 from offsite.emulator.adapters.adapter import make_adapter
+from offsite.emulator.adapters.untouched import untouched
 from offsite.emulator.blocks import find_blocks, parameter_count
 from offsite.emulator.build import Emulator, build_emulator
-from offsite.emulator.bundle.files import ADAPTER_WEIGHTS, EMULATOR_WEIGHTS
 from offsite.emulator.bundle.manifest import Manifest, ReleaseFacts
 from offsite.emulator.bundle.reader import open_bundle
 from offsite.emulator.bundle.writer import Contents, write_bundle
@@ -58,7 +59,7 @@ def build(lab: Lab, row: Row, folder: Path) -> Json:
     return {
         "build_s": round(built - started, 1),
         "distil_s": round(distilled - built, 1),
-        "bytes_shipped": _tensor_bytes(manifest),
+        "bytes_shipped": shipped_bytes(emulator, row.packing, row.adapter),
         "bundle_bytes": manifest.bundle_bytes,
         **measure_shares(lab, load(lab, folder)),
     }
@@ -88,15 +89,12 @@ def load(lab: Lab, folder: Path) -> Emulator:
 
 def _write(lab: Lab, row: Row, emulator: Emulator, folder: Path) -> Manifest:
     adapter = make_adapter(row.adapter, emulator.layer_map)
-    adapter.attach(emulator.model)
-    first = adapter.extract(emulator.model)
-    adapter.detach(emulator.model)
     contents = Contents(
         emulator.model,
         emulator.model.config,
         emulator.layer_map,
         row.adapter,
-        first,
+        untouched(adapter, emulator.model),
         lab.tokenizer,
         packing=row.packing,
     )
@@ -113,9 +111,3 @@ def _write(lab: Lab, row: Row, emulator: Emulator, folder: Path) -> Manifest:
         provenance={},
     )
     return write_bundle(folder, contents, facts, SIGNER)
-
-
-def _tensor_bytes(manifest: Manifest) -> int:
-    """What the weights take on the wire, the adapter's first values with them."""
-    names = (EMULATOR_WEIGHTS, ADAPTER_WEIGHTS)
-    return sum(entry.size for entry in manifest.files if entry.path in names)

@@ -86,7 +86,9 @@ def _table(summaries: Sequence[Summary]) -> str:
 
 
 def write_plot(path: Path, summaries: Sequence[Summary]) -> None:
-    """Recovery against healed skill, over all tasks; the goal is the shaded corner."""
+    """Recovery against healed skill, over all tasks; nothing is drawn of no summaries."""
+    if not summaries:
+        return
     import matplotlib
 
     matplotlib.use("Agg")

@@ -9,13 +9,26 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
+from benchmarks.emulators import sources
 from benchmarks.emulators.lab import Lab
+from benchmarks.emulators.rows import digest_of
 from offsite.edge_client.task import Task
 from offsite.edge_client.tuning import tune
 from offsite.emulator.adapters.adapter import Adapter
 from offsite.emulator.rounds.plan import ComputeDtype, TuningSettings
 
 Tensors = dict[str, torch.Tensor]
+InputFields = dict[str, str | int | float]
+
+
+def tuning_inputs(lab: Lab) -> InputFields:
+    """What a tuning depends on, beside model, adapter, rate, task and seed."""
+    return {
+        "steps": lab.settings.steps,
+        "batch": lab.settings.batch_examples,
+        "micro_batch": lab.settings.micro_batch_tokens,
+        "tuning_code": sources.tuning(),
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +47,8 @@ class Tuner:
 
     def tuned(self, rate: float, seed: int) -> Tensors:
         """The adapter after tuning; the model is as it was."""
-        length = f"{self.lab.settings.steps}x{self.lab.settings.batch_examples}"
-        path = self.folder / f"{self.task}-{length}-{seed}-{rate:g}.safetensors"
+        how = digest_of(tuning_inputs(self.lab))
+        path = self.folder / f"{self.task}-{how}-{seed}-{rate:g}.safetensors"
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(".partial")

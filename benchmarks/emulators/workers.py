@@ -33,34 +33,38 @@ def run_spread(
 
     Raises:
         SystemExit: a process failed; the others are ended, and what they recorded stays.
+        Whatever `finished` raised, with the processes ended too.
     """
     waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
     for name in names:
         waiting.put(name)
-    lock, failed = threading.Lock(), list[str]()
+    lock, failed, errors = threading.Lock(), list[str](), list[BaseException]()
     threads = max(1, (os.cpu_count() or 1) // workers)
     processes = [_start(command, threads) for _ in range(workers)]
 
     def feed(process: "subprocess.Popen[str]") -> None:
-        assert process.stdin is not None and process.stdout is not None
-        while not failed:
+        while not failed and not errors:
             try:
                 name = waiting.get_nowait()
             except queue.Empty:
                 break
-            process.stdin.write(f"{name}\n")
-            process.stdin.flush()
-            if process.stdout.readline().strip() != name:
+            if not _does(process, name):
                 failed.append(name)
                 _end(processes)
                 return
             with lock:
                 finished(name)
-        process.stdin.write("\n")  # no more work
-        process.stdin.flush()
+        _say(process, "")  # no more work
         process.wait()
 
-    feeders = [threading.Thread(target=feed, args=(process,)) for process in processes]
+    def feed_or_say(process: "subprocess.Popen[str]") -> None:
+        try:
+            feed(process)
+        except BaseException as error:  # noqa: BLE001 - a thread ends unseen
+            errors.append(error)
+            _end(processes)
+
+    feeders = [threading.Thread(target=feed_or_say, args=(process,)) for process in processes]
     try:
         for feeder in feeders:
             feeder.start()
@@ -68,8 +72,27 @@ def run_spread(
             feeder.join()
     finally:
         _end(processes)
+    if errors:
+        raise errors[0]
     if failed:
         raise SystemExit(f"{failed[0]} failed; what was measured stays, and a new run goes on")
+
+
+def _does(process: "subprocess.Popen[str]", name: str) -> bool:
+    """Whether the process did this unit."""
+    assert process.stdout is not None
+    return _say(process, name) and process.stdout.readline().strip() == name
+
+
+def _say(process: "subprocess.Popen[str]", line: str) -> bool:
+    """False if the process is gone."""
+    assert process.stdin is not None
+    try:
+        process.stdin.write(f"{line}\n")
+        process.stdin.flush()
+    except OSError:
+        return False
+    return True
 
 
 def serve(units: Units) -> None:

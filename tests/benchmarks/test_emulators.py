@@ -112,7 +112,7 @@ def test_a_killed_run_goes_on_where_it_was(inputs: Path, tmp_path: Path) -> None
     }
 
 
-FEATURES = ("uniform-62-distilled", "gradient-62-int8", "gradient-62-spread")
+FEATURES = ("uniform-62-distilled", "gradient-62-int8", "width-62-spread")
 TWINS = ("svd-62-middle-lora", "svd-62-middle-lora-corrected")
 
 

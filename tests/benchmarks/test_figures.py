@@ -93,3 +93,9 @@ def test_the_frontier_is_drawn_and_tabled(tmp_path: Path) -> None:
     write_table(tmp_path / "table.md", found, lab)
     row = next(x for x in (tmp_path / "table.md").read_text().splitlines() if "two-62" in x)
     assert "59.0 ± 1.0" in row and "0.90 ± 0.10" in row and "| 200 |" in row
+
+
+def test_of_refused_rows_alone_nothing_is_drawn(tmp_path: Path) -> None:
+    write_plot(tmp_path / "frontier.svg", [])
+    write_table(tmp_path / "table.md", [], Lab(tmp_path, tmp_path, Settings(), ("arc_easy",), 1))
+    assert [path.name for path in tmp_path.iterdir()] == ["table.md"]

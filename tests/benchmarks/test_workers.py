@@ -43,3 +43,22 @@ def test_a_unit_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit, match="broken failed"):
         run_spread(["quick", "broken"], COMMAND, 1, lambda name: None)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_the_caller_raises_ends_it_and_is_seen(
+    monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.chdir(ROOT)
+
+    def finished(name: str) -> None:
+        raise ZeroDivisionError(name)
+
+    with pytest.raises(ZeroDivisionError, match="quick"):
+        run_spread(["quick", "stuck"][:workers], COMMAND, workers, finished)
+
+
+def test_a_process_that_is_gone_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit, match="quick failed"):
+        run_spread(["quick"], [sys.executable, "-c", ""], 1, lambda name: None)

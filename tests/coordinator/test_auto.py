@@ -144,6 +144,31 @@ def test_the_best_is_released_when_asked_for(state: Path) -> None:
         assert settings_unlike(workspace.config, manifest) == []
 
 
+def test_the_variants_of_the_file_are_checked_before_anything_is_measured(
+    inputs: Path, fresh: Path
+) -> None:
+    variant = '[{name = "small", method = "width_prune", ratio = 0.3}]'
+    changes = {"search.methods": "uniform_drop", "emulator.variants": variant}
+    changes |= {"emulator.calibration": "", "leak.text": str(inputs / "public.jsonl")}
+    flags = sets(changes | {"model.path": "nowhere"})
+    with pytest.raises(ConfigError, match=r"emulator\.calibration: width_prune looks at"):
+        run("emulate", "--auto", "--release-best", *flags, "--state", str(fresh))
+
+
+def test_emulators_whose_adapter_cannot_travel_are_not_built(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("offsite.coordinator.publishing.ADAPTER_BYTES", 1000)
+    monkeypatch.setattr(
+        "offsite.coordinator.search.measurer.build", lambda *_: pytest.fail("it was built")
+    )
+    with pytest.raises(ConfigError, match="no emulator was measured in full"):
+        run("emulate", "--auto", "--state", str(fresh))
+    with Store(fresh / "coordinator.sqlite") as store:
+        reasons = [row.refused for row in store.points.all()]
+    assert len(reasons) == 4 and all("expected an adapter of at most" in r for r in reasons)
+
+
 def test_a_search_does_not_touch_the_present_release(state: Path) -> None:
     assert run("emulate", "--state", str(state)).exit_code == 0
     add_campaign(state, CampaignState.ENDED, closed=True)

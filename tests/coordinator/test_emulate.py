@@ -2,12 +2,13 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from tests.coordinator.owner import SETTINGS, add_campaign, answerable, digests, run, sets
-from tests.tiny import save_llama, write_jsonl, write_text
+from tests.tiny import SENTENCES, save_llama, write_jsonl, write_text
 
 from offsite.coordinator import releasing
 from offsite.coordinator.building import Keep, build
@@ -55,6 +56,11 @@ def report_of(state: Path, version: int) -> dict[str, object]:
     return json.loads((state / "reports" / f"{version}-leak.json").read_text())
 
 
+def refused_of(state: Path, version: int, attempt: int = 1) -> dict[str, object]:
+    path = state / "reports" / f"{version}-leak-refused-{attempt}.json"
+    return json.loads(path.read_text())
+
+
 def add_variants(state: Path, *tables: str) -> None:
     path = state / "coordinator.toml"
     text = path.read_text().replace("# [[emulator.variants]]", "\n".join(tables))
@@ -76,8 +82,10 @@ def test_every_figure_is_measured_and_signed(state: Path) -> None:
     assert shown["leak_healed"] == leak["healed"]["value"]
 
 
-def test_what_was_measured_is_what_ships(state: Path, inputs: Path) -> None:
-    flags = sets({"emulator.packing": "nf4", "emulator.method": "width_prune"})
+@pytest.mark.parametrize("kind", ["whole_block", "lora"])
+def test_what_was_measured_is_what_ships(state: Path, inputs: Path, kind: str) -> None:
+    changes = {"emulator.packing": "nf4", "emulator.method": "width_prune", "adapter.kind": kind}
+    flags = sets(changes)
     assert run("emulate", *flags, "--state", str(state)).exit_code == 0
     with open_workspace(state, exclusive=True) as workspace:
         bundle = stored_release(workspace)
@@ -93,7 +101,8 @@ def test_what_was_measured_is_what_ships(state: Path, inputs: Path) -> None:
             )
         )
         fidelity = bundle.manifest.facts.provenance["fidelity"]
-        stored = sum(spec.num_bytes for spec in bundle.schema.stored_emulator.values())
+        parts = (bundle.schema.stored_emulator, bundle.schema.stored_adapter)
+        stored = sum(spec.num_bytes for part in parts for spec in part.values())
     assert fidelity["emulator_accuracy"]["acc"] == round(found.acc, 4)
     assert fidelity["shipped_bytes"] == stored
 
@@ -124,19 +133,29 @@ def test_a_broken_budget_names_every_figure_writes_the_report_and_signs_nothing(
     with pytest.raises(PolicyError) as caught:
         run("emulate", *flags, "--state", str(state))
     assert caught.value.exit_code == 6
-    broken = report_of(state, 2)["broken"]["main"]
-    figures = report_of(state, 2)["emulators"]["main"]["leak"]
+    broken = refused_of(state, 2)["broken"]["main"]
+    figures = refused_of(state, 2)["emulators"]["main"]["leak"]
     above = [name for name in LIMITS if figures[name]["value"] > 0]
     assert [line.partition(":")[0] for line in broken] == above and "verbatim" in above
     for name, line in zip(above, broken, strict=True):
         assert line in str(caught.value)
         assert f"{name}: expected at most 0, found {figures[name]['value']:.3f}" in line
-    assert report_of(state, 2)["refused"] is True
+    assert refused_of(state, 2)["refused"] is True
     assert digests(state / "bundle") == before and not (state / "bundle.partial").exists()
     with open_workspace(state, exclusive=True) as workspace:
         row = workspace.store.campaigns.current()
         assert row is not None and row.state is CampaignState.RUNNING
         assert workspace.store.messages.ids() == ["m1"]
+
+
+def test_the_report_on_a_refused_release_stays(state: Path) -> None:
+    for limit in ("0", "0.01"):
+        with pytest.raises(PolicyError, match=r"2-leak-refused-\d\.json"):
+            run("emulate", *sets({"leak.max_verbatim": limit}), "--state", str(state))
+    assert run("emulate", "--state", str(state)).exit_code == 0
+    budgets = [refused_of(state, 2, attempt)["leak_budget"] for attempt in (1, 2)]
+    assert budgets == [{"verbatim": 0.0}, {"verbatim": 0.01}]
+    assert report_of(state, 2)["refused"] is False
 
 
 def test_a_budget_that_holds_lets_it_pass_and_is_signed_too(state: Path) -> None:
@@ -167,6 +186,16 @@ def test_what_cannot_be_judged_or_built_is_said_before_the_model_is_loaded(
         run("emulate", *flags, "--state", str(state))
 
 
+def test_an_adapter_that_cannot_travel_is_said_before_anything_is_measured_or_built(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("offsite.coordinator.publishing.ADAPTER_BYTES", 1000)
+    for name in ("releasing.build", "measuring.measure_base"):
+        monkeypatch.setattr(f"offsite.coordinator.{name}", lambda *_: pytest.fail("too late"))
+    with pytest.raises(ConfigError, match="expected an adapter of at most"):
+        run("emulate", "--state", str(state))
+
+
 def test_the_stand_in_for_the_task_is_not_the_gate(state: Path, inputs: Path) -> None:
     flags = sets({"leak.task": str(inputs / "gate.jsonl")})
     with pytest.raises(ConfigError, match="other questions than the gate's"):
@@ -182,6 +211,25 @@ def test_an_interrupted_emulate_loses_nothing(state: Path, monkeypatch: pytest.M
     monkeypatch.setattr("offsite.coordinator.measuring.measure_leak", interrupt)
     assert run("emulate", "--state", str(state)).exit_code == 130
     assert digests(state / "bundle") == before
+
+
+@pytest.mark.parametrize(
+    ("asked", "share"), [("0.99", 1.0), ("0.7", 0.6667), ("0.5", 0.6667), ("0.3", 0.3333)]
+)
+def test_the_share_that_was_kept_is_signed_and_not_the_one_that_was_asked_for(
+    state: Path, asked: str, share: float
+) -> None:
+    flags = sets({"emulator.ratio": asked, "leak.heal_steps": "0"})
+    shown = run("emulate", *flags, "--state", str(state))
+    with open_workspace(state, exclusive=True) as workspace:
+        manifest = stored_release(workspace).manifest
+        changed = ["emulator.ratio"] if asked != "0.5" else []
+        assert settings_unlike(workspace.config, manifest) == changed
+    with open_workspace(state, [f"emulator.ratio={asked}"], exclusive=True) as workspace:
+        assert settings_unlike(workspace.config, manifest) == []
+    assert manifest.facts.ratio == pytest.approx(share, abs=1e-4)
+    assert manifest.facts.provenance["built"]["ratio"] == float(asked)
+    assert ("this is the full model" in " ".join(shown.stdout.split())) is (share == 1.0)
 
 
 # ---- variants and distillation
@@ -217,7 +265,7 @@ def test_a_variant_that_breaks_the_budget_stops_the_release(state: Path) -> None
         PolicyError, match=r"variant large: verbatim: expected at most 0\.95, found 1"
     ):
         run("emulate", *sets({"leak.max_verbatim": "0.95"}), "--state", str(state))
-    assert list(report_of(state, 2)["broken"]) == ["large"]
+    assert list(refused_of(state, 2)["broken"]) == ["large"]
     assert digests(state / "bundle") == before
 
 
@@ -275,7 +323,53 @@ def test_public_text_is_parted_and_no_row_is_in_both_parts(inputs: Path) -> None
     text = read_inputs(config, load_tokenizer(inputs / "mine"), "llama", 512).text
     assert text.learnt[0].shape[1] == 32
     short = inputs / "short.txt"
-    short.write_text("The sun is a star.")
-    config = load_settings(CoordinatorConfig, None, [f"leak.text={short}"])
-    with pytest.raises(ConfigError, match="tokens"):
-        read_inputs(config, load_tokenizer(inputs / "mine"), "llama", 512)
+    for words, says in (("The sun is a star.", "tokens"), (SENTENCES[0] * 3, "at least two rows")):
+        short.write_text(words)
+        config = load_settings(CoordinatorConfig, None, [f"leak.text={short}"])
+        with pytest.raises(ConfigError, match=says):
+            read_inputs(config, load_tokenizer(inputs / "mine"), "llama", 512)
+
+
+@pytest.mark.parametrize("text", ["", "public.jsonl", "link.jsonl"])
+@pytest.mark.parametrize("calibration_tokens", [100, 16_384])
+@pytest.mark.parametrize("model_type", ["llama", "gemma2"])
+def test_what_is_held_out_was_never_calibrated_on(
+    inputs: Path, text: str, calibration_tokens: int, model_type: str
+) -> None:
+    if not (inputs / "link.jsonl").exists():
+        (inputs / "link.jsonl").symlink_to(inputs / "public.jsonl")
+    overrides = [
+        f"emulator.calibration={inputs / 'public.jsonl'}",
+        f"emulator.calibration_tokens={calibration_tokens}",
+        f"leak.text={inputs / text if text else ''}",
+        "leak.text_tokens=300",
+        "leak.heal_steps=1",
+        "leak.heal_tokens_per_step=32",
+    ]
+    config = load_settings(CoordinatorConfig, None, overrides)
+    tokenizer = load_tokenizer(inputs / "mine")
+    tokenizer.bos_token = "<|system|>"  # of which rows of Gemma begin, and which is not in the text
+
+    def text_of(batches: Sequence[torch.Tensor]) -> torch.Tensor:
+        tokens = torch.cat([batch.flatten() for batch in batches])
+        return tokens[tokens != tokenizer.bos_token_id]
+
+    for positions in (*range(96, 128, 4), 512):  # rows of calibration are wider than the others
+        found = read_inputs(config, tokenizer, model_type, positions)
+        begins = {int(row[0]) for batch in found.text.learnt for row in batch}
+        assert (begins == {tokenizer.bos_token_id}) is (model_type == "gemma2")
+        calibrated, before_held_out = text_of(found.calibration), text_of(found.text.learnt)
+        assert 0 < len(calibrated) <= min(calibration_tokens, len(before_held_out))
+        assert torch.equal(calibrated, before_held_out[: len(calibrated)])
+
+
+def test_another_text_leaves_calibration_whole(inputs: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.jsonl"
+    shutil.copy(inputs / "public.jsonl", other)
+    path = f"emulator.calibration={inputs / 'public.jsonl'}"
+    calibrated = []
+    for text in (other, inputs / "public.jsonl"):
+        config = load_settings(CoordinatorConfig, None, [path, f"leak.text={text}"])
+        found = read_inputs(config, load_tokenizer(inputs / "mine"), "llama", 512)
+        calibrated.append(sum(batch.numel() for batch in found.calibration))
+    assert calibrated[0] > calibrated[1]

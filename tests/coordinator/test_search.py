@@ -28,7 +28,7 @@ from offsite.coordinator.search.shown import (
     shortfall,
 )
 from offsite.coordinator.store import Store
-from offsite.coordinator.tables.points import PointKey, PointRow, Stage
+from offsite.coordinator.tables.points import PointKey, PointRow, PointTable, Stage
 from offsite.emulator.methods.method import MethodName
 from offsite.emulator.packing.packing import Packing
 from offsite.emulator.settings import load_settings
@@ -245,6 +245,95 @@ def test_what_cannot_be_built_is_said_and_remembered(store: Store) -> None:
     assert "refused: gradient 0.3 2+2: this model has no such layers" in text_of(outcome)
     explore(search_of(store, second, candidates=tried))
     assert second.done == []
+
+
+# ---- time
+
+
+def test_more_time_is_spent_on_more_emulators(store: Store) -> None:
+    """What was spent on tuning takes nothing from the quick half of a larger budget."""
+    first, more = Formula(), Formula()
+    explore(search_of(store, first, compute_s=35.0))
+    assert [stage for stage, _ in first.done].count(Stage.QUICK) == 2
+    explore(search_of(store, more, compute_s=70.0))  # 40 s are spent, 20 s of them quick
+    assert [stage for stage, _ in more.done] == [Stage.QUICK, Stage.QUICK, Stage.FULL]
+
+
+# ---- what goes wrong
+
+
+@dataclass
+class Breaking(Formula):
+    """Of one emulator it raises something."""
+
+    breaks: str = ""
+    error: BaseException = field(default_factory=MemoryError)
+
+    def measure(self, stage: Stage, section: EmulatorSection) -> dict[str, float]:
+        if label_of(section) == self.breaks:
+            self.now += 10.0
+            raise self.error
+        return super().measure(stage, section)
+
+
+FOUND = "width_prune 0.6 2+2 nf4"
+"""What would be the best."""
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory\ntrace"), MemoryError(), OSError(5)])
+def test_a_candidate_that_fails_costs_itself_alone(store: Store, error: Exception) -> None:
+    outcome = explore(search_of(store, Breaking(breaks=FOUND, error=error)))
+    assert outcome.best is not None and outcome.best.label != FOUND
+    failed = next(point for point in outcome.points if point.label == FOUND)
+    reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+    assert failed.refused.startswith(f"failed: {reason}; search.try_again")
+    assert f"refused: {FOUND}: failed" in text_of(outcome)
+    again = Formula()
+    assert explore(search_of(store, again)) == outcome and again.done == []
+    explore(search_of(store, again, tries_again=True))
+    assert [label for _, label in again.done] == [FOUND, FOUND]  # quick, full
+
+
+class KilledError(BaseException):
+    """Nothing of the program runs after it."""
+
+
+def test_a_candidate_that_took_the_program_down_is_passed_by_and_named(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            PointTable, "forget", lambda *_: None, raising=False
+        )  # a kill cleans nothing up
+        with pytest.raises(KilledError):
+            explore(search_of(store, Breaking(breaks=FOUND, error=KilledError())))
+    notes: list[str] = []
+    outcome = explore(search_of(store, Formula(), note=notes.append))
+    assert outcome.best is not None and outcome.best.label != FOUND
+    said = f"passed by: quick of {FOUND}: the program ended while it was measured (from 20"
+    assert any(note.startswith(said) for note in notes)
+    assert f"refused: {FOUND}: the program ended" in text_of(outcome)
+
+
+def test_whoever_stops_the_search_blames_no_candidate(store: Store) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        explore(search_of(store, Breaking(breaks=FOUND, error=KeyboardInterrupt())))
+    outcome = explore(search_of(store, Formula()))
+    assert outcome.best is not None and outcome.best.label == FOUND
+
+
+def test_an_emulator_without_a_perplexity_comes_last(store: Store) -> None:
+    class Broken(Formula):
+        def measure(self, stage: Stage, section: EmulatorSection) -> dict[str, float]:
+            found = super().measure(stage, section)
+            if stage is Stage.QUICK and section.ratio == 0.3:
+                del found["perplexity"]
+            return found
+
+    measurer = Broken()
+    explore(search_of(store, measurer))
+    full = [label for stage, label in measurer.done if stage is Stage.FULL]
+    assert full == ["width_prune 0.6 2+2 nf4", "width_prune 0.3 2+2 nf4"]
 
 
 # ---- what it says

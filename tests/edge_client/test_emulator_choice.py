@@ -1,17 +1,24 @@
 """Which emulator an edge takes, and what it knows of the memory of its machine."""
 
+import hashlib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 from tests.edge_client.releases import SIGNER, write_release
 
-from offsite.edge_client.emulator_choice import AUTO, Chooser, choose
+from offsite.edge_client.emulator_choice import AUTO, Chooser, Kept, choose, kept_in
 from offsite.edge_client.machine_memory import free_bytes
 from offsite.emulator.bundle.bundle import SignedManifest
-from offsite.emulator.bundle.manifest import MANIFEST_NAME, Manifest, VariantEntry
+from offsite.emulator.bundle.manifest import (
+    MANIFEST_NAME,
+    MANIFEST_TYPE,
+    Manifest,
+    VariantEntry,
+)
 from offsite.emulator.bundle.reader import open_manifest
-from offsite.secure.envelope import from_bytes
+from offsite.secure.envelope import from_bytes, sign, to_bytes
 from offsite.secure.errors import ConfigError
 
 MIB = 1 << 20
@@ -93,6 +100,54 @@ def test_nothing_is_said_where_there_is_no_choice(release: SignedManifest) -> No
     alone = replace(release, manifest=replace(release.manifest, variants=()))
     assert Chooser(AUTO, lines.append, lambda: 1)(alone) == "main"
     assert lines == []
+
+
+# What is here already
+
+
+@pytest.mark.parametrize(
+    ("kept", "free", "name"),
+    [
+        (Kept("small", False), 16 * GIB, "small"),  # more memory than when it was chosen
+        (Kept("small", False), 4 * GIB, "small"),
+        (Kept("small", False), 3 * GIB, "tiny"),
+        (Kept("small", True), 3 * GIB, "small"),
+        (Kept("small", False), None, "small"),
+        (Kept("gone", True), 3 * GIB, "tiny"),
+        (None, 3 * GIB, "tiny"),
+    ],
+)
+def test_auto_keeps_what_is_here_while_it_fits_or_goes_on(
+    kept: Kept | None, free: int | None, name: str, release: SignedManifest
+) -> None:
+    assert choose(AUTO, release.manifest, free, kept).name == name
+    assert choose("main", release.manifest, free, kept).name == "main"
+
+
+def test_a_choice_survives_a_kill(release: SignedManifest, tmp_path: Path) -> None:
+    """What the next process finds on the disk: files on the way, a release, a checkpoint."""
+    bundle, rounds = tmp_path / "bundle", tmp_path / "rounds"
+
+    def chosen(free: int) -> str:
+        kept = partial(kept_in, bundle, rounds)
+        return Chooser(AUTO, lambda _: None, lambda: free, kept)(release)
+
+    payload = release.manifest.to_bytes()
+    release = replace(release, digest=hashlib.sha256(payload).digest())
+    incoming = tmp_path / "bundle.incoming"
+    (incoming / "variants" / "small").mkdir(parents=True)
+    signed = sign(MANIFEST_TYPE, payload, SIGNER)
+    (incoming / MANIFEST_NAME).write_bytes(to_bytes(signed))
+    assert (chosen(16 * GIB), chosen(3 * GIB)) == ("small", "tiny")
+    incoming.rename(bundle)
+    assert (chosen(16 * GIB), chosen(3 * GIB)) == ("small", "tiny")
+    (rounds / "0a").mkdir(parents=True)
+    (rounds / "0a" / "tuning.safetensors").touch()
+    assert chosen(3 * GIB) == "small"
+    release = replace(release, digest=b"another release")
+    assert chosen(3 * GIB) == "tiny"
+    (bundle / MANIFEST_NAME).write_bytes(b"damaged")
+    assert chosen(3 * GIB) == "tiny"
 
 
 # The machine

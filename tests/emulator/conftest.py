@@ -21,7 +21,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from offsite.emulator.instantiate import attention_for
+from offsite.emulator.instantiate import attention_implementation
 
 VOCABULARY = 96
 BLOCKS = 5
@@ -72,7 +72,7 @@ def make_model() -> MakeModel:
         config = config or FAMILIES[family]()
         torch.manual_seed(7)
         model = AutoModelForCausalLM.from_config(
-            config, dtype=dtype, attn_implementation=attention_for(config)
+            config, dtype=dtype, attn_implementation=attention_implementation(config)
         )
         model.eval().requires_grad_(False)
         for parameter in model.parameters():

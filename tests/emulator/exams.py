@@ -1,5 +1,6 @@
 """A tiny model with its tokenizer, an emulator of it, and what both are put through."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from offsite.emulator.base_model import load_base_model, load_tokenizer
 from offsite.emulator.build import Emulator, build_emulator
 from offsite.emulator.layer_map import Placement
 from offsite.emulator.methods.method import MethodName
+from offsite.emulator.perplexity import measure_perplexity
 from offsite.emulator.questions import Question
+from offsite.emulator.training.batches import text_batches
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,6 +28,11 @@ class Setting:
 
     def emulator(self, ratio: float = 0.5, method: MethodName = MethodName.WIDTH_PRUNE) -> Emulator:
         return build_emulator(self.base, Placement(1, 1), method, ratio, self.text[:1])
+
+
+def perplexity(model: PreTrainedModel, text: Sequence[torch.Tensor]) -> float:
+    """On token batches (B, T) of text."""
+    return measure_perplexity(model, [b for rows in text for b in text_batches(rows, 0)]).value
 
 
 def make_setting(folder: Path, *, trained: bool = True) -> Setting:

@@ -14,11 +14,11 @@ from transformers import PreTrainedModel
 
 from offsite.emulator import build
 from offsite.emulator.blocks import in_attention
-from offsite.emulator.instantiate import named_weights
 from offsite.emulator.linear import linear_layers, weight_out_in
 from offsite.emulator.methods.method import Harmoniser, MethodName
 from offsite.emulator.methods.mlp import find_mlp
 from offsite.emulator.progress import Report
+from offsite.emulator.weights import named_weights
 
 RANK = 5
 

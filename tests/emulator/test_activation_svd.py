@@ -10,13 +10,13 @@ from transformers import PreTrainedModel
 from offsite.emulator.blocks import find_blocks, parameter_count
 from offsite.emulator.build import build_emulator
 from offsite.emulator.factored import FactoredLinear
-from offsite.emulator.instantiate import named_weights
 from offsite.emulator.layer_map import Placement
 from offsite.emulator.linear import features, linear_layers, weight_out_in
 from offsite.emulator.methods.activation_svd import RIDGE_SHARE, ActivationSvd
 from offsite.emulator.methods.block_stream import BlockStream
 from offsite.emulator.methods.method import MethodName
 from offsite.emulator.progress import silent
+from offsite.emulator.weights import named_weights
 from offsite.secure.errors import ConfigError
 
 MakeModel = Callable[..., PreTrainedModel]

@@ -9,11 +9,12 @@ from transformers import GPTNeoConfig, PreTrainedModel
 
 from offsite.emulator.blocks import find_blocks
 from offsite.emulator.build import build_emulator
-from offsite.emulator.instantiate import instantiate, named_weights
+from offsite.emulator.instantiate import instantiate
 from offsite.emulator.layer_map import Placement
 from offsite.emulator.methods.method import MethodName
 from offsite.emulator.methods.uniform_drop import even_indices
 from offsite.emulator.schema import spec_of
+from offsite.emulator.weights import named_weights
 from offsite.secure.errors import ConfigError
 
 MakeModel = Callable[..., PreTrainedModel]

@@ -64,6 +64,43 @@ def test_reading_stops_at_the_asked_number_of_tokens(
     assert batch.tolist() == [[0, 1, END, 2, END]]
 
 
+def test_rows_of_gemma_begin_as_its_questions_do(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "a.jsonl", RECORDS * 3)
+    tokenizer.bos_token = "<start>"
+    start = tokenizer.bos_token_id
+    batches = calibration_batches(
+        [path], tokenizer, total_tokens=15, row_tokens=5, batch_rows=2, model_type="gemma3_text"
+    )
+    assert [batch.tolist() for batch in batches] == [
+        [[start, 0, 1, END, 2], [start, END, 0, 1, END]],
+        [[start, 2, END, 0, 1]],
+    ]
+    assert batches[0].dtype == torch.int64
+    for other in ("llama", None):  # whose tokenizer has a BOS too, which scoring does not add
+        (batch,) = calibration_batches(
+            [path], tokenizer, total_tokens=5, row_tokens=5, model_type=other
+        )
+        assert batch.tolist() == [[0, 1, END, 2, END]]
+
+
+def test_without_a_model_type_the_class_of_the_tokenizer_says_so(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    class GemmaTokenizer(PreTrainedTokenizerFast):
+        pass
+
+    path = write(tmp_path / "a.jsonl", RECORDS)
+    gemma = GemmaTokenizer(
+        tokenizer_object=tokenizer.backend_tokenizer, bos_token="<start>", eos_token="<end>"
+    )
+    (batch,) = calibration_batches([path], gemma, total_tokens=4, row_tokens=4)
+    assert batch.tolist() == [[gemma.bos_token_id, 0, 1, END]]
+    with pytest.raises(ConfigError, match="no room for text after BOS"):
+        calibration_batches([path], gemma, total_tokens=1)
+
+
 def test_too_little_text_is_refused(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", RECORDS)
     with pytest.raises(ConfigError, match="has 5 tokens; expected at least 8"):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.emulator.exams import Setting, make_setting
+from tests.emulator.exams import Setting, make_setting, perplexity
 from transformers import PreTrainedModel
 
 from offsite.emulator.build import Emulator, build_emulator
@@ -19,7 +19,6 @@ from offsite.emulator.distil import (
 from offsite.emulator.hidden_states import read_states, relative_error
 from offsite.emulator.layer_map import LayerMap, Placement
 from offsite.emulator.methods.method import MethodName
-from offsite.emulator.perplexity import perplexity
 from offsite.secure.errors import ConfigError
 
 RECIPE = DistilRecipe(steps=40, tokens_per_step=96, learning_rate=3e-3, micro_batch_tokens=60)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tests.emulator.exams import Setting, make_setting
 
+from offsite.emulator import fidelity
 from offsite.emulator.build import Emulator
 from offsite.emulator.fidelity import BaseFacts, Fidelity, measure_base, measure_fidelity
 from offsite.emulator.hidden_states import read_states
@@ -117,6 +118,23 @@ def test_other_questions_than_the_full_models_are_refused(
             setting.tokenizer,
             TOKENS,
         )
+
+
+def test_hidden_states_are_compared_on_as_many_tokens_as_announced(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches are as small as calibration wants them; one would be too few tokens."""
+    monkeypatch.setattr(fidelity, "HIDDEN_TOKENS", 6 * 24)
+    text = (*setting.text, torch.zeros(2, 12, dtype=torch.int64))  # the last of another width
+    for batches, rows in ((text, 6), (text[1:], 4), (text[:1], 4)):
+        facts = measure_base(setting.base, batches, (), setting.tokenizer, TOKENS)
+        assert {states.shape[:2] for states in facts.hidden} == {(rows, 24)}
+    facts = measure_base(setting.base, text, (), setting.tokenizer, TOKENS)
+    whole = torch.cat(setting.text)[:6]
+    assert torch.equal(facts.hidden[3], read_states(setting.base, whole)[3])
+    emulator = setting.emulator(1.0)
+    found = measure_fidelity(facts, emulator, text, (), setting.tokenizer, TOKENS)
+    assert all(depth.error == 0 for depth in found.hidden_error)
 
 
 def test_the_models_are_left_as_they_were(setting: Setting, facts: BaseFacts) -> None:

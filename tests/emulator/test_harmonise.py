@@ -8,7 +8,6 @@ from transformers import PreTrainedModel
 
 from offsite.emulator.blocks import find_blocks, parameter_count
 from offsite.emulator.build import build_emulator
-from offsite.emulator.instantiate import named_weights
 from offsite.emulator.layer_map import Placement
 from offsite.emulator.methods import harmonise
 from offsite.emulator.methods.harmonise import (
@@ -21,6 +20,7 @@ from offsite.emulator.methods.harmonise import (
 from offsite.emulator.methods.importance_drop import block_importance
 from offsite.emulator.methods.method import MethodName, MethodOptions
 from offsite.emulator.progress import silent
+from offsite.emulator.weights import named_weights
 from offsite.secure.errors import ConfigError
 
 MakeModel = Callable[..., PreTrainedModel]

@@ -5,13 +5,14 @@ from collections.abc import Callable, Mapping
 import pytest
 import torch
 from tests.emulator.forms import FORMS, Form, planned
-from transformers import AutoModelForCausalLM, Lfm2Config, PreTrainedModel
+from transformers import AutoModelForCausalLM, Lfm2Config, PreTrainedModel, StableLmConfig
 
 from offsite.emulator.build import build_emulator
-from offsite.emulator.instantiate import config_from_json, instantiate, named_weights, skeleton
+from offsite.emulator.instantiate import config_from_json, instantiate, skeleton
 from offsite.emulator.layer_map import Placement
 from offsite.emulator.methods.method import MethodName
 from offsite.emulator.schema import TensorSpec, spec_of
+from offsite.emulator.weights import named_weights
 from offsite.secure.errors import PeerError
 
 MakeModel = Callable[..., PreTrainedModel]
@@ -156,3 +157,60 @@ def test_a_map_of_another_depth_is_refused(make_model: MakeModel) -> None:
     for wrong in ((), kept):
         with pytest.raises(PeerError, match="blocks, but"):
             instantiate(deep, schema, torch.float32, wrong)
+
+
+def stablelm(**changes: object) -> tuple[dict[str, object], Schema]:
+    """A family with one norm for every head, and the schema of the model that changes nothing."""
+    config = StableLmConfig(
+        vocab_size=96, hidden_size=64, intermediate_size=64, num_hidden_layers=4,
+        num_attention_heads=8, num_key_value_heads=8, qk_layernorm=True, pad_token_id=0,
+    )  # fmt: skip
+    plain = dict(config.to_dict())
+    model = _meta_model(plain)
+    return plain | changes, {name: spec_of(t) for name, t in named_weights(model).items()}
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Grows with every module that is registered anywhere."""
+    made: list[object] = []
+    add = torch.nn.Module.add_module
+
+    def counted(self: torch.nn.Module, name: str, module: torch.nn.Module | None) -> None:
+        made.append(name)
+        add(self, name, module)
+
+    monkeypatch.setattr(torch.nn.Module, "add_module", counted)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_attention_heads": 1024, "num_key_value_heads": 1024}, "1024, but .* 96 wide"),
+        ({"num_key_value_heads": 1024}, "num_key_value_heads 1024"),
+        ({"hidden_size": 1 << 16}, "hidden_size 65536, which no tensor"),
+    ],
+)
+def test_sizes_that_no_tensor_has_are_refused_before_a_module_is_made(
+    changes: dict[str, object], message: str, built: list[object]
+) -> None:
+    config, schema = stablelm()
+    assert instantiate(config, schema, torch.float32)
+    built.clear()
+    config |= changes
+    with pytest.raises(PeerError, match=message):
+        instantiate(config, schema, torch.float32)
+    assert not built
+
+
+def test_a_module_for_every_head_needs_tensors_for_them(built: list[object]) -> None:
+    """One wide tensor lets the sizes pass; the modules are counted while they are made."""
+    config, schema = stablelm(
+        hidden_size=1 << 14, num_attention_heads=1 << 12, num_key_value_heads=1 << 12
+    )
+    schema["model.embed_tokens.weight"] = f32(96, 1 << 14)
+    built.clear()
+    with pytest.raises(PeerError, match=r"more than \d+ modules for 4 blocks and \d+ tensors"):
+        instantiate(config, schema, torch.float32)
+    assert len(built) < 4000

@@ -7,13 +7,13 @@ import torch
 from transformers import GPTNeoConfig, LlamaConfig, PreTrainedModel, Qwen2MoeConfig
 
 from offsite.emulator.instantiate import (
-    attention_for,
+    attention_implementation,
     config_from_json,
     emulator_config,
     instantiate,
-    named_weights,
 )
 from offsite.emulator.schema import TensorSpec, spec_of
+from offsite.emulator.weights import named_weights
 from offsite.secure.errors import PeerError
 
 MakeModel = Callable[..., PreTrainedModel]
@@ -105,7 +105,7 @@ def test_kernel_names_in_a_config_are_ignored(
 
 
 def test_capped_attention_scores_are_computed_eagerly(make_model: MakeModel) -> None:
-    assert attention_for(make_model("gemma2").config) == "eager"
+    assert attention_implementation(make_model("gemma2").config) == "eager"
 
 
 @pytest.mark.parametrize(

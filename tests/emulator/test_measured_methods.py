@@ -9,11 +9,12 @@ from transformers import PreTrainedModel
 
 from offsite.emulator.blocks import find_blocks, slot_blocks
 from offsite.emulator.build import Emulator, build_emulator
-from offsite.emulator.instantiate import instantiate, named_weights
+from offsite.emulator.instantiate import instantiate
 from offsite.emulator.layer_map import Placement
 from offsite.emulator.methods.method import MethodName, MethodOptions, make_method
 from offsite.emulator.progress import silent
 from offsite.emulator.schema import spec_of
+from offsite.emulator.weights import named_weights
 
 MakeModel = Callable[..., PreTrainedModel]
 SANDWICH = Placement(1, 1)

@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.emulator.exams import perplexity
 from tests.emulator.training.samples import make_examples, make_model
 
-from offsite.emulator.perplexity import measure_perplexity, perplexity
+from offsite.emulator.perplexity import measure_perplexity
 from offsite.emulator.training.batches import micro_batches, text_batches
 from offsite.secure.errors import ConfigError
 

@@ -13,11 +13,12 @@ from offsite.emulator.adapters.adapter import Adapter, AdapterKind, AdapterSpec,
 from offsite.emulator.blocks import find_blocks, in_attention
 from offsite.emulator.build import Emulator, build_emulator
 from offsite.emulator.factored import FactoredLinear
-from offsite.emulator.instantiate import instantiate, named_weights
+from offsite.emulator.instantiate import instantiate
 from offsite.emulator.layer_map import LayerMap, Placement, first_positions
 from offsite.emulator.linear import features, linear_layers, weight_out_in
 from offsite.emulator.methods.method import MethodName
 from offsite.emulator.schema import spec_of
+from offsite.emulator.weights import named_weights
 from offsite.secure.errors import ConfigError
 
 MakeModel = Callable[..., PreTrainedModel]

@@ -150,3 +150,23 @@ def test_interleaved_gate_and_up_are_refused(make_model: MakeModel, tokens: torc
         layer.mlp.__class__ = Interleaved
     with pytest.raises(ConfigError, match="one after the other"):
         build_emulator(base, SANDWICH, MethodName.WIDTH_PRUNE, 0.7, [tokens])
+
+
+def test_the_channels_are_moved_to_where_the_weights_are(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scores are summed on the CPU; on another device an index from there would be refused."""
+    select = torch.Tensor.index_select
+
+    def strict(tensor: torch.Tensor, axis: int, index: torch.Tensor) -> torch.Tensor:
+        assert index.device == tensor.device
+        return select(tensor, axis, index)
+
+    monkeypatch.setattr(torch.Tensor, "index_select", strict)
+    block = find_blocks(make_model("llama")).modules[1]
+    mlp = find_mlp(block)
+    block.to("meta")
+    weights = {name: parameter.detach() for name, parameter in block.named_parameters()}
+    small = mlp.select(block, weights, torch.arange(8))
+    assert small["mlp.down_proj.weight"].shape == (32, 8)
+    assert {tensor.device.type for tensor in small.values()} == {"meta"}

@@ -5,7 +5,6 @@ needs it afterwards. It has to stay for distillation, whose teacher it is; for s
 of an adapter that was tuned on `leak.task`; and for variants and searches, which build again.
 """
 
-from collections.abc import Mapping
 from enum import Enum
 
 from transformers import PreTrainedModel
@@ -14,10 +13,8 @@ from offsite.coordinator.config_release import EmulatorSection
 from offsite.coordinator.measuring_inputs import MeasuringInputs, needs_calibration, options_of
 from offsite.emulator.build import Emulator, build_emulator
 from offsite.emulator.distil import DistilRecipe, distil
-from offsite.emulator.instantiate import named_weights
 from offsite.emulator.layer_map import Placement
-from offsite.emulator.packing.middle import packed_axes, roundtrip
-from offsite.emulator.packing.packing import Packing, packed_specs
+from offsite.emulator.packing.middle import roundtrip
 from offsite.emulator.progress import Progress
 from offsite.secure.errors import ConfigError
 
@@ -45,7 +42,7 @@ def build(
     with progress(f"compressing the middle ({section.method.value} {section.ratio:g})") as report:
         emulator = build_emulator(
             base_model,
-            Placement(section.bottom, section.top, section.spread, section.middle_lora),
+            placement_of(section),
             section.method,
             section.ratio,
             inputs.calibration if needs_calibration(section) else (),
@@ -59,18 +56,9 @@ def build(
     return emulator
 
 
-def shipped_bytes(emulator: Emulator, packing: Packing) -> int:
-    """Bytes of the weights as a bundle stores them."""
-    weights = named_weights(emulator.model)
-    packed: Mapping[str, int] = {}
-    if packing is not Packing.NONE:
-        packed = packed_axes(emulator.model, emulator.layer_map)
-    whole = sum(tensor.nbytes for name, tensor in weights.items() if name not in packed)
-    return whole + sum(
-        spec.num_bytes
-        for name, axis in packed.items()
-        for spec in packed_specs(weights[name].shape, packing, axis).values()
-    )
+def placement_of(section: EmulatorSection) -> Placement:
+    """Where its slots are."""
+    return Placement(section.bottom, section.top, section.spread, section.middle_lora)
 
 
 def _distil(

@@ -19,6 +19,8 @@ from offsite.emulator.packing.packing import Packing
 MAX_RELEASE_DAYS = 3650
 MAX_STEPS = 10**7
 MAX_TOKENS = 2**31
+MIN_STEP_TOKENS = 32
+"""A step sees whole rows, of which the shortest has so many."""
 MAX_SHARE = 10.0
 """A tuned emulator can be better than the full model."""
 
@@ -95,7 +97,9 @@ class EmulatorSection:
         )
         found.outside("harmoniser_rank", self.harmoniser_rank, 1, MAX_RANK)
         found.outside("distil_steps", self.distil_steps, 0, MAX_STEPS)
-        found.outside("distil_tokens_per_step", self.distil_tokens_per_step, 1, MAX_TOKENS)
+        found.outside(
+            "distil_tokens_per_step", self.distil_tokens_per_step, MIN_STEP_TOKENS, MAX_TOKENS
+        )
         found.outside("calibration_tokens", self.calibration_tokens, 1, MAX_TOKENS)
         found.outside("release_days", self.release_days, 1, MAX_RELEASE_DAYS)
         names = [variant.name for variant in self.variants]
@@ -159,7 +163,9 @@ class LeakSection:
         found.unless(self.questions >= 0, f"questions: expected 0 or more, found {self.questions}")
         found.outside("tune_steps", self.tune_steps, 1, MAX_STEPS)
         found.outside("heal_steps", self.heal_steps, 0, MAX_STEPS)
-        found.outside("heal_tokens_per_step", self.heal_tokens_per_step, 1, MAX_TOKENS)
+        found.outside(
+            "heal_tokens_per_step", self.heal_tokens_per_step, MIN_STEP_TOKENS, MAX_TOKENS
+        )
         found.outside("heal_rank", self.heal_rank, 1, MAX_RANK)
         found.unless(
             0 < self.heal_learning_rate <= 1,
@@ -216,6 +222,7 @@ class SearchSection:
     compute_s: Annotated[float, "seconds of measuring, earlier runs of this search included"] = (
         3600.0
     )
+    try_again: Annotated[bool, "measure again what failed or ended the program before"] = False
     placements: Annotated[tuple[PlacementSection, ...], "Placements to try, a table for each"] = (
         PlacementSection(2, 2),
         PlacementSection(0, 4),

@@ -13,11 +13,11 @@ from math import isfinite
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from offsite.coordinator.building import shipped_bytes
 from offsite.coordinator.config import CoordinatorConfig
 from offsite.coordinator.config_release import LeakSection
 from offsite.coordinator.measuring_inputs import MeasuringInputs
 from offsite.coordinator.plug_in_forms import corrector_of, forms_of
+from offsite.coordinator.shipped import shipped_bytes
 from offsite.emulator.adapters.adapter import Adapter, AdapterSpec, make_adapter
 from offsite.emulator.adapters.plugged import plugged_in
 from offsite.emulator.build import Emulator
@@ -95,7 +95,7 @@ class Yardstick:
             self.inputs.questions,
             self.inputs.tokenizer,
             self.config.gate.batch_tokens,
-            shipped_bytes=shipped_bytes(emulator, packing),
+            shipped_bytes=shipped_bytes(emulator, packing, spec_of(self.config)),
             progress=self.progress,
         )
 

@@ -2,7 +2,9 @@
 
 Public text is read once and parted: the last `leak.text_tokens` tokens, a quarter at most, are held
 out to measure perplexity on; a thief heals on the rest, and the owner distils on it. Rows are as
-long as they can be, 512 tokens, of a short text shorter.
+long as they can be, 512 tokens, of a short text shorter. Where calibration reads the same file, it
+reads no further than where the held-out rows begin; a file that is shorter than
+`emulator.calibration_tokens` and they together gives calibration less.
 
 Rules: no data owner's data is here; what judges is never what was learnt (held-out rows, and a
 stand-in that is not the gate).
@@ -10,7 +12,9 @@ stand-in that is not the gate).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -30,12 +34,26 @@ MIN_ROWS = 8
 BATCH_ROWS = 2
 
 
+class Read(Protocol):
+    """`calibration_batches` with the tokenizer of the full model, and BOS where it has one."""
+
+    def __call__(
+        self, paths: Sequence[Path], *, total_tokens: int, row_tokens: int
+    ) -> tuple[torch.Tensor, ...]:
+        """Token batches (B, T)."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class PublicText:
     """Token batches (B, T); both empty where no text is configured."""
 
     held_out: tuple[torch.Tensor, ...] = ()
     learnt: tuple[torch.Tensor, ...] = ()
+
+    @property
+    def learnt_tokens(self) -> int:
+        """How many tokens of text stand before the held-out ones, at least: a row may have a BOS."""
+        return sum(batch.numel() - len(batch) for batch in self.learnt)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,15 +131,10 @@ def read_inputs(
     Raises:
         ConfigError: one of them is malformed, or too short.
     """
-    section, gate = config.emulator, config.gate
-    calibration: tuple[torch.Tensor, ...] = ()
-    if section.calibration is not None:
-        calibration = calibration_batches(
-            [section.calibration],
-            tokenizer,
-            total_tokens=section.calibration_tokens,
-            row_tokens=min(ROW_TOKENS[0], positions),
-        )
+    gate = config.gate
+    read = partial(calibration_batches, tokenizer=tokenizer, model_type=model_type)
+    text = _public_text(config, read, positions)
+    calibration = _calibration(config, read, positions, text)
     questions: Sequence[Question] = ()
     if gate.questions is not None:
         questions = load_questions(gate.questions, gate.limit)
@@ -130,7 +143,6 @@ def read_inputs(
     if config.leak.task is not None:
         encoding = Encoding.for_model(model_type, config.tuning.max_tokens)
         task = question_examples(load_questions(config.leak.task, 0), tokenizer, encoding)
-    text = _public_text(config, tokenizer, positions)
     return MeasuringInputs(tokenizer, calibration, text, questions, task)
 
 
@@ -143,40 +155,54 @@ def _text_paths(config: CoordinatorConfig) -> list[Path]:
     return [] if path is None else [path]
 
 
-def _public_text(
-    config: CoordinatorConfig, tokenizer: PreTrainedTokenizerBase, positions: int
-) -> PublicText:
+def _is_text_calibration(config: CoordinatorConfig) -> bool:
+    """Whether calibration reads the file that rows are held out of."""
+    path = config.emulator.calibration
+    return path is not None and any(_is_same(path, text) for text in _text_paths(config))
+
+
+def _calibration(
+    config: CoordinatorConfig, read: Read, positions: int, text: PublicText
+) -> tuple[torch.Tensor, ...]:
+    section = config.emulator
+    if section.calibration is None:
+        return ()
+    tokens = section.calibration_tokens
+    if _is_text_calibration(config):
+        tokens = min(tokens, text.learnt_tokens)
+    return read(
+        [section.calibration], total_tokens=tokens, row_tokens=min(ROW_TOKENS[0], positions)
+    )
+
+
+def _public_text(config: CoordinatorConfig, read: Read, positions: int) -> PublicText:
     paths, leak, section = _text_paths(config), config.leak, config.emulator
     if not paths:
         return PublicText()
     healing = leak.heal_steps * leak.heal_tokens_per_step
     distilling = section.distil_steps * section.distil_tokens_per_step
-    shortest = ROW_TOKENS[-1]
-    read = calibration_batches(
-        paths,
-        tokenizer,
-        total_tokens=max(leak.text_tokens + max(healing, distilling), 2 * shortest),
-        row_tokens=shortest,
-    )
-    tokens = torch.cat([batch.flatten() for batch in read])
+    calibrating = section.calibration_tokens if _is_text_calibration(config) else 0
+    shortest = min(ROW_TOKENS[-1], positions)
+    wanted = max(leak.text_tokens + max(healing, distilling, calibrating), 2 * shortest)
+    # How much there is decides how long rows are; so it is read twice.
+    found = sum(b.numel() for b in read(paths, total_tokens=wanted, row_tokens=shortest))
     steps = [leak.heal_tokens_per_step] * (leak.heal_steps > 0)
     steps += [section.distil_tokens_per_step] * (section.distil_steps > 0)
-    rows = _rows(tokens, min([positions, *steps]))
+    width = _width(found, min([positions, *steps]))
+    rows = torch.cat(read(paths, total_tokens=wanted, row_tokens=width))
     if len(rows) < 2:
         raise ConfigError(
-            f"{paths[0]}: expected at least two rows of public text, found {len(rows)}"
+            f"{paths[0]}: expected at least two rows of {width} tokens of public text, one to learn "
+            f"from and one held out, found {found} tokens; name a longer file"
         )
-    held_out = min(max(1, leak.text_tokens // rows.shape[1]), max(1, len(rows) // 4))
+    held_out = min(max(1, leak.text_tokens // width), max(1, len(rows) // 4))
     return PublicText(_batches(rows[-held_out:]), _batches(rows[:-held_out]))
 
 
-def _rows(tokens: torch.Tensor, limit: int) -> torch.Tensor:
-    """The tokens [N] as rows (R, T), T at most `limit`."""
+def _width(tokens: int, limit: int) -> int:
+    """Of the rows into which so many tokens are cut, at most `limit`."""
     widths = [width for width in ROW_TOKENS if width <= limit] or [limit]
-    wide = (width for width in widths if len(tokens) // width >= MIN_ROWS)
-    width = next(wide, widths[-1])
-    rows = len(tokens) // width
-    return tokens[: rows * width].view(rows, width)
+    return next((width for width in widths if tokens // width >= MIN_ROWS), widths[-1])
 
 
 def _batches(rows: torch.Tensor) -> tuple[torch.Tensor, ...]:

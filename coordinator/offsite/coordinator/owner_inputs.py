@@ -14,10 +14,10 @@ from offsite.coordinator.plug_in_forms import Corrector, Form, can_be_corrected,
 from offsite.emulator.adapters.adapter import Adapter, make_adapter
 from offsite.emulator.base_model import fingerprint, load_base_model, load_tokenizer
 from offsite.emulator.bundle.bundle import Bundle
-from offsite.emulator.instantiate import replace_parameters
 from offsite.emulator.progress import Progress, unseen
 from offsite.emulator.questions import Question, read_questions
 from offsite.emulator.rounds.plan import ComputeDtype
+from offsite.emulator.weights import replace_parameters
 from offsite.secure.errors import ConfigError
 
 DTYPES = {ComputeDtype.BFLOAT16: torch.bfloat16, ComputeDtype.FLOAT32: torch.float32}

@@ -9,20 +9,24 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from transformers import PreTrainedModel
 
+from offsite.coordinator.building import placement_of
 from offsite.coordinator.config import CoordinatorConfig
 from offsite.coordinator.config_release import EmulatorSection
 from offsite.coordinator.measuring import Measured, budget_of, spec_of
 from offsite.coordinator.owners_model import OwnersModel
 from offsite.coordinator.release import built_json
+from offsite.coordinator.shipped import middle_share
 from offsite.coordinator.tables.campaigns import CampaignRow, CampaignState
 from offsite.coordinator.workspace import Workspace
-from offsite.emulator.adapters.adapter import Adapter, make_adapter
+from offsite.emulator.adapters.adapter import make_adapter
+from offsite.emulator.adapters.untouched import untouched
+from offsite.emulator.blocks import find_blocks
 from offsite.emulator.build import Emulator
 from offsite.emulator.bundle.manifest import MAIN, ReleaseFacts
 from offsite.emulator.bundle.writer import Contents, Variant, write_bundle
+from offsite.emulator.layer_map import LayerMap
 from offsite.emulator.rounds.plan import ComputeDtype
 from offsite.emulator.schema import TensorSpec
 from offsite.emulator.terminal import Terminal
@@ -66,7 +70,7 @@ def publish(
             base_model=config.model.name,
             base_fingerprint=owner.fingerprint,
             method=one.section.method.value,
-            ratio=one.section.ratio,
+            ratio=middle_share(one.emulator, one.measured.fidelity.verbatim.middle_of),
             provenance={
                 "built": built_json(one.section, config.campaign.seed),
                 "leak_budget": budget_of(config.leak).to_json(),
@@ -127,13 +131,18 @@ def _is_under_way(row: CampaignRow) -> bool:
     return row.state in (CampaignState.WAITING, CampaignState.RUNNING)
 
 
-def untouched(adapter: Adapter, model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """The adapter's first values, which leave the model as it is."""
-    adapter.attach(model)
-    try:
-        return adapter.extract(model)
-    finally:
-        adapter.detach(model)
+def check_section_travels(
+    config: CoordinatorConfig, section: EmulatorSection, base_model: PreTrainedModel
+) -> None:
+    """That the adapter of an emulator fits into a message, before the emulator is built.
+
+    Raises:
+        ConfigError: it does not, or this model has no such slots.
+    """
+    count = len(find_blocks(base_model).modules)
+    placement = placement_of(section)
+    layer_map = LayerMap.of(placement, count, placement.middle(count))
+    check_travels(make_adapter(spec_of(config), layer_map).specs(base_model))
 
 
 def check_travels(specs: Mapping[str, TensorSpec]) -> None:

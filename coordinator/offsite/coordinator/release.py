@@ -85,13 +85,16 @@ def variants_json(section: EmulatorSection) -> list[JsonObject]:
 
 
 def _built(manifest: Manifest) -> Mapping[str, object]:
-    """What the release says of how it was built; slots and packing as they are in it."""
+    """What the release says of how it was built; slots and packing as they are in it.
+
+    The manifest's own ratio is what came of it, so the one that was asked for is the stated one.
+    """
     kinds = [slot.name.partition(".")[0] for slot in manifest.layer_map.slots]
     stated = manifest.facts.provenance.get("built")
     return {
+        "ratio": manifest.facts.ratio,
         **(stated if isinstance(stated, Mapping) else {}),
         "method": manifest.facts.method,
-        "ratio": manifest.facts.ratio,
         "bottom": kinds.count(BOTTOM),
         "top": kinds.count(TOP),
         "spread": kinds.count(SPREAD),

@@ -16,20 +16,26 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
 
 from rich.console import Group, RenderableType
 
 from offsite.coordinator.building import Keep, build
 from offsite.coordinator.config import CoordinatorConfig
 from offsite.coordinator.config_release import EmulatorSection, VariantSection
-from offsite.coordinator.measuring import Yardstick, budget_of, spec_of
+from offsite.coordinator.measuring import Yardstick, budget_of
 from offsite.coordinator.measuring_inputs import MeasuringInputs
 from offsite.coordinator.owners_model import OwnersModel
-from offsite.coordinator.publishing import Made, check_travels, give_up_campaign, publish
+from offsite.coordinator.publishing import (
+    Made,
+    check_section_travels,
+    give_up_campaign,
+    publish,
+)
 from offsite.coordinator.release import built_json
 from offsite.coordinator.report_tables import render_measured
 from offsite.coordinator.workspace import Workspace
-from offsite.emulator.adapters.adapter import make_adapter
 from offsite.emulator.bundle.manifest import MAIN
 from offsite.emulator.bundle.reader import open_bundle
 from offsite.emulator.bundle.report import describe, render
@@ -58,6 +64,8 @@ def make_release(workspace: Workspace, owner: OwnersModel, terminal: Terminal) -
         ConfigError: this model cannot be made into such a release.
     """
     config = workspace.config
+    for section in sections_of(config.emulator).values():
+        check_section_travels(config, section, owner.model)
     # (1) What everything is measured with, and on.
     inputs = owner.read_inputs(config)
     yardstick = Yardstick.of(config, inputs, owner.model, terminal.progress)
@@ -70,7 +78,7 @@ def make_release(workspace: Workspace, owner: OwnersModel, terminal: Terminal) -
         name: lines for name, one in made.items() if (lines := budget.broken_by(one.measured.leak))
     }
     document = _document(config, owner, version, made, broken)
-    path = workspace.state.reports / f"{version}-leak.json"
+    path = _report_path(workspace.state.reports, version, is_refused=bool(broken))
     write_atomic(path, json.dumps(document, indent=2).encode())
     tables = render_measured({name: one.measured for name, one in made.items()}, budget)
     # (4) The budget.
@@ -88,6 +96,14 @@ def make_release(workspace: Workspace, owner: OwnersModel, terminal: Terminal) -
         open_bundle(workspace.state.bundle, signer, time.time()), time.time(), signer
     )
     return Published(Group(tables, render(described)), {**described, "report": str(path)})
+
+
+def _report_path(folder: Path, version: int, *, is_refused: bool) -> Path:
+    """Of a release that is refused, a name that no attempt before it has: its figures stay."""
+    if not is_refused:
+        return folder / f"{version}-leak.json"
+    paths = (folder / f"{version}-leak-refused-{attempt}.json" for attempt in count(1))
+    return next(path for path in paths if not path.exists())
 
 
 def next_version(workspace: Workspace) -> int:
@@ -131,7 +147,6 @@ def _make_all(
         emulator = build(
             section, owner.model, inputs, config.campaign.seed, terminal.progress, keep
         )
-        check_travels(make_adapter(spec_of(config), emulator.layer_map).specs(emulator.model))
         base_model = owner.model if has_plug_in else None
         measured = yardstick.whole(emulator, section.packing, base_model)
         made[name] = Made(section, emulator, measured)

@@ -30,7 +30,7 @@ from offsite.edge_client.outcome import TuningMetrics, TuningOutcome, difference
 from offsite.edge_client.task import Task, learning_rate
 from offsite.emulator.progress import Report, silent
 from offsite.emulator.rounds.plan import TuningSettings
-from offsite.emulator.training.attention import attention_for
+from offsite.emulator.training.attention import attention_kernel
 from offsite.emulator.training.batches import (
     MicroBatch,
     Split,
@@ -184,7 +184,7 @@ class _Tuner:
         loss = torch.zeros((), device=self.model.device)
         for micro in batch:
             moved = micro.to(self.model.device)
-            with attention_for(moved.ids, self.model.dtype):
+            with attention_kernel(moved.ids, self.model.dtype):
                 part = summed_loss(self.model, moved) / learnt
                 part.backward()  # type: ignore[no-untyped-call]
             loss += part.detach()

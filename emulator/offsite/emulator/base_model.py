@@ -18,8 +18,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from offsite.emulator.instantiate import attention_for, config_from_json, named_weights
+from offsite.emulator.instantiate import attention_implementation, config_from_json
 from offsite.emulator.schema import spec_of, tensor_bytes
+from offsite.emulator.weights import named_weights
 from offsite.secure.errors import ConfigError, PeerError
 
 CONFIG_FILE = "config.json"
@@ -95,6 +96,6 @@ def _attention_of(folder: Path) -> str:
     if not isinstance(fields, dict):
         raise ConfigError(f"{path}: expected a JSON object")
     try:
-        return attention_for(config_from_json(fields))
+        return attention_implementation(config_from_json(fields))
     except PeerError as error:
         raise ConfigError(f"{folder}: {error}") from error

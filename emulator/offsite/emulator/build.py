@@ -21,16 +21,12 @@ from transformers import PreTrainedModel
 from offsite.emulator.blocks import Blocks, find_blocks
 from offsite.emulator.harmoniser import tensor_name
 from offsite.emulator.heap import give_back_freed_memory
-from offsite.emulator.instantiate import (
-    emulator_config,
-    named_weights,
-    replace_parameters,
-    skeleton,
-)
+from offsite.emulator.instantiate import emulator_config, skeleton
 from offsite.emulator.layer_map import LayerMap, Placement, first_positions
 from offsite.emulator.methods.method import Compression, MethodName, MethodOptions, make_method
 from offsite.emulator.progress import Report, silent
 from offsite.emulator.schema import spec_of
+from offsite.emulator.weights import named_weights, replace_parameters
 from offsite.secure.errors import ConfigError, PeerError
 
 

@@ -182,9 +182,9 @@ def hidden_loss(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
 
 
 def middle_end(layer_map: LayerMap) -> tuple[int, int]:
-    """The depth where the last slot at the top begins, in the emulator and in the full model.
+    """The depth of the first slot after the middle, in the emulator and in the full model.
 
-    That is what the first block after the middle receives; without one, what the model ends with.
+    The state there is what that slot receives; without one, what the last block gives.
     """
     end = layer_map.middle[-1] + 1 if layer_map.middle else 0
     for slot in layer_map.slots:

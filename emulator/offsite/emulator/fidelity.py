@@ -13,6 +13,7 @@ the states of `HIDDEN_TOKENS` tokens.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -22,7 +23,6 @@ from offsite.emulator.build import Emulator
 from offsite.emulator.exam import Exam
 from offsite.emulator.figures import accuracy_json, rounded
 from offsite.emulator.hidden_states import read_states, relative_error
-from offsite.emulator.instantiate import named_weights
 from offsite.emulator.layer_map import LayerMap, first_positions
 from offsite.emulator.perplexity import Perplexity, perplexity_json
 from offsite.emulator.progress import Progress, unseen
@@ -35,6 +35,7 @@ from offsite.emulator.verbatim import (
     fingerprint_weights,
     measure_verbatim,
 )
+from offsite.emulator.weights import named_weights
 from offsite.secure.errors import ConfigError
 
 HIDDEN_TOKENS = 1024
@@ -178,11 +179,6 @@ def measure_fidelity(
     )
 
 
-def shipped_sizes(base_model: PreTrainedModel, emulator: PreTrainedModel) -> dict[str, int | float]:
-    """Parameters of both models and the emulator's share of the full model's."""
-    return _sizes_json(sizes_of(base_model), sizes_of(emulator))
-
-
 def sizes_of(model: PreTrainedModel) -> Sizes:
     """Count a model's weights."""
     weights = named_weights(model).values()
@@ -200,8 +196,10 @@ def _sizes_json(base: Sizes, emulator: Sizes) -> dict[str, int | float]:
 
 
 def _hidden_rows(text: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The first rows, `HIDDEN_TOKENS` in all, but at least one."""
-    return text[0][: max(1, HIDDEN_TOKENS // text[0].shape[1])]
+    """The first rows (B, T) of equal length, `HIDDEN_TOKENS` in all, but at least one."""
+    width = text[0].shape[1]
+    equal = takewhile(lambda batch: batch.shape[1] == width, text)
+    return torch.cat([*equal])[: max(1, HIDDEN_TOKENS // width)]
 
 
 def _verbatim(base: BaseFacts, emulator: Emulator) -> Verbatim:

@@ -20,8 +20,9 @@ from itertools import chain
 import torch
 from torch import nn
 
+from offsite.emulator.block_call import block_input, with_input
 from offsite.emulator.schema import TensorSpec
-from offsite.secure.errors import ConfigError, PeerError
+from offsite.secure.errors import PeerError
 
 HARMONISERS = "harmonisers"
 _NAME = re.compile(rf"{HARMONISERS}\.(0|[1-9][0-9]{{0,4}})\.(?:down|up)\.weight")
@@ -50,16 +51,7 @@ class _BeforeBlock:
     def __call__(
         self, block: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
     ) -> tuple[tuple[object, ...], dict[str, object]]:
-        hidden = args[0] if args else kwargs.get("hidden_states")
-        if not isinstance(hidden, torch.Tensor):
-            raise ConfigError(
-                f"{type(block).__name__} is not called with hidden states first; harmonisers"
-                " cannot serve this model"
-            )
-        mapped = self.harmoniser(hidden)
-        if args:
-            return (mapped, *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": mapped}
+        return with_input(args, kwargs, self.harmoniser(block_input(args, kwargs)))
 
 
 def tensor_name(position: int, factor: str) -> str:

@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from offsite.emulator.block_call import block_input, block_output
 from offsite.emulator.blocks import find_blocks
 
 
@@ -32,19 +33,14 @@ def states_at(model: nn.Module, depths: Iterable[int]) -> Iterator[dict[int, tor
 
 def _watch(blocks: nn.ModuleList, depth: int, found: dict[int, torch.Tensor]) -> RemovableHandle:
     def entering(block: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-        found[depth] = _state(args[0] if args else kwargs["hidden_states"])
+        found[depth] = block_input(args, kwargs)
 
     def leaving(block: nn.Module, args: tuple[object, ...], output: object) -> None:
-        found[depth] = _state(output[0] if isinstance(output, tuple) else output)
+        found[depth] = block_output(output)
 
     if depth == len(blocks):
         return blocks[-1].register_forward_hook(leaving)
     return blocks[depth].register_forward_pre_hook(entering, with_kwargs=True)
-
-
-def _state(value: object) -> torch.Tensor:
-    assert isinstance(value, torch.Tensor)  # a block takes and gives hidden states first
-    return value
 
 
 @torch.inference_mode()

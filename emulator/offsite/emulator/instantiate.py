@@ -4,8 +4,8 @@ Notable decisions:
 
 * The model is made on the meta device first and compared with the schema; only then it gets
   storage. A config that asks for more than the shipped tensors hold gets no weights. Making the
-  config itself, and the modules, does take memory (lists of layers, labels), in proportion to
-  numbers in it: those are bounded before, in `bundle.config_rules`.
+  config itself, and the modules, does take memory (lists of layers, labels, heads), in proportion
+  to numbers in it: those are bounded before, in `bundle.config_rules` and `construction`.
 * The linear layers of MLPs take the shapes of the schema, since width pruning makes them narrower
   than any config can say. A linear layer in a block is factored where the schema has its two
   matrices; blocks that the layer map repeats share the parameters of the first; harmonisers stand
@@ -34,12 +34,14 @@ from transformers import (
 )
 
 from offsite.emulator.blocks import Blocks, find_blocks, in_attention, mlp_layers
+from offsite.emulator.construction import bounded_modules, check_sizes
 from offsite.emulator.factored import DOWN, UP
 from offsite.emulator.harmoniser import add_harmonisers
 from offsite.emulator.layer_map import first_positions
 from offsite.emulator.linear import factor, features, linear_layers, resize
 from offsite.emulator.methods.mlp import odd_input
 from offsite.emulator.schema import TensorSpec
+from offsite.emulator.weights import named_weights, replace_parameters
 from offsite.secure.errors import ConfigError, PeerError
 
 REFUSED_KEYS = frozenset({"auto_map", "quantization_config"})
@@ -109,7 +111,7 @@ def config_from_json(fields: Mapping[str, object]) -> PreTrainedConfig:
     return config
 
 
-def attention_for(config: PreTrainedConfig) -> str:
+def attention_implementation(config: PreTrainedConfig) -> str:
     """The attention implementation that computes what the config describes."""
     if getattr(config, "attn_logit_softcapping", None) is not None:
         return "eager"
@@ -152,6 +154,7 @@ def skeleton(
         raise PeerError(f"config: {blocks} blocks, but {len(kept)} in the layer map")
     if len(set(kept) or range(blocks)) > len(schema):
         raise PeerError(f"config: {blocks} blocks, but only {len(schema)} tensors")
+    check_sizes(config, schema)
     first = first_positions(kept or range(blocks))
     _check_against(_construct(config, schema, dtype, first, torch.device("meta")), schema)
     model = _construct(config, schema, dtype, first, _EmptyOnMeta())
@@ -188,9 +191,9 @@ def _construct(
     `first` holds, for every block, the position of the one whose parameters it has.
     """
     try:
-        with where:
+        with where, bounded_modules(len(first), len(schema)):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-                config, dtype=dtype, attn_implementation=attention_for(config)
+                config, dtype=dtype, attn_implementation=attention_implementation(config)
             )
     except Exception as error:  # whatever a foreign config makes the library raise
         raise PeerError(f"config of type {config.model_type}: {error}") from error
@@ -280,20 +283,3 @@ def _check_against(model: nn.Module, schema: Mapping[str, TensorSpec]) -> None:
                 f"tensor {name}: shape {list(spec.shape)} in the schema,"
                 f" {list(found[name])} by the config"
             )
-
-
-def named_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Every tensor that must be stored: parameters and persistent buffers, shared ones once."""
-    weights: dict[str, torch.Tensor] = {n: p.detach() for n, p in model.named_parameters()}
-    stored = model.state_dict().keys()
-    return weights | {n: b.detach() for n, b in model.named_buffers() if n in stored}
-
-
-def replace_parameters(model: nn.Module, new: Callable[[str, nn.Parameter], torch.Tensor]) -> None:
-    """Swap every parameter for a frozen one over `new(name, old)`; ties are kept."""
-    swapped: dict[int, nn.Parameter] = {}
-    for name, old in list(model.named_parameters(remove_duplicate=False)):
-        if id(old) not in swapped:
-            swapped[id(old)] = nn.Parameter(new(name, old), requires_grad=False)
-        path, _, attribute = name.rpartition(".")
-        setattr(model.get_submodule(path), attribute, swapped[id(old)])

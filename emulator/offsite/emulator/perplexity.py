@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from offsite.emulator.figures import rounded
 from offsite.emulator.progress import Report, silent
 from offsite.emulator.strict_json import JsonObject
-from offsite.emulator.training.batches import MicroBatch, text_batches
+from offsite.emulator.training.batches import MicroBatch
 from offsite.emulator.training.loss import token_losses
 from offsite.secure.errors import ConfigError
 
@@ -54,11 +54,6 @@ class Perplexity:
 def perplexity_json(found: Perplexity | None) -> "JsonObject | None":
     """As `Perplexity.to_json`; None for none."""
     return None if found is None else found.to_json()
-
-
-def perplexity(model: PreTrainedModel, text: Sequence[torch.Tensor]) -> float:
-    """Return the perplexity on token batches (B, T) of text."""
-    return measure_perplexity(model, [b for rows in text for b in text_batches(rows, 0)]).value
 
 
 @torch.inference_mode()

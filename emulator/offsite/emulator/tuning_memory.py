@@ -56,7 +56,7 @@ def tuning_bytes(
     model: "PreTrainedModel", layer_map: LayerMap, adapter: Schema, load: TuningLoad
 ) -> int:
     """The estimate for an emulator without its adapter in it; `adapter` is its schema."""
-    from offsite.emulator.instantiate import named_weights
+    from offsite.emulator.weights import named_weights
 
     weights = sum(tensor.numel() for tensor in named_weights(model).values())
     values = sum(spec.elements for spec in adapter.values())

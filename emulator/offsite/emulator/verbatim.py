@@ -19,9 +19,9 @@ from torch import nn
 
 from offsite.emulator.blocks import find_blocks
 from offsite.emulator.figures import rounded
-from offsite.emulator.instantiate import named_weights
 from offsite.emulator.layer_map import LayerMap
 from offsite.emulator.strict_json import JsonObject
+from offsite.emulator.weights import named_weights
 
 _AT_ONCE = 1 << 22
 """Numbers that are held as 64-bit integers at once."""

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 from offsite.edge_client.task import Task
 from offsite.edge_client.tuning import tune
 from offsite.emulator.adapters.adapter import AdapterKind, AdapterSpec, make_adapter
-from offsite.emulator.instantiate import attention_for
+from offsite.emulator.instantiate import attention_implementation
 from offsite.emulator.layer_map import LayerMap, Placement
 from offsite.emulator.rounds.plan import TuningSettings
 from offsite.emulator.training.batches import micro_batches
@@ -26,7 +26,9 @@ EXAMPLES = make_examples(24)
 def test_every_family_can_be_tuned(family: str, kind: AdapterKind) -> None:
     torch.manual_seed(7)
     config = FAMILIES[family]()
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention_for(config))
+    model = AutoModelForCausalLM.from_config(
+        config, attn_implementation=attention_implementation(config)
+    )
     for batch in micro_batches(EXAMPLES[:8], 120):
         model.eval()
         logits = model(input_ids=batch.ids).logits[batch.rows, batch.columns]

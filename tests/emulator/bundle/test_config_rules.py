@@ -77,6 +77,15 @@ def test_configurations_of_decoders_pass(family: str) -> None:
         {"layer_types": ["../x"]},
         {"hidden_size": 1 << 25},
         {"num_attention_heads": -(1 << 25)},
+        {"num_attention_heads": 4097},
+        {"num_key_value_heads": 1 << 24},
+        {"n_head": 4097},
+        {"num_heads": 4097},
+        {"n_heads": 4097},
+        {"n_head_kv": 4097},
+        {"num_kv_heads": 4097},
+        {"nested": {"num_attention_heads": 4097}},
+        {"num_attention_heads": [4097]},
         {"n_inner": 1 << 25},
         {"max_position_embeddings": 1 << 60},
         {"rope": [[[[[1]]]]]},
@@ -110,6 +119,12 @@ def test_a_setting_that_could_surprise_is_refused(change: dict[str, object]) -> 
     check_config(value, 32)
     with pytest.raises(PeerError, match=r"config\.json"):
         check_config(value | change, 32)  # type: ignore[arg-type]
+
+
+def test_counts_of_heads_are_bounded_and_their_sizes_are_not() -> None:
+    value = sent(transformers.LlamaConfig())
+    plenty = {"num_attention_heads": 4096, "num_key_value_heads": 4096, "head_dim": 1 << 16}
+    assert check_config(value | plenty, 32) == value | plenty
 
 
 def test_numbers_in_lists_that_are_no_layers_stay_free() -> None:

@@ -14,7 +14,7 @@ from offsite.emulator.bundle import suspects
 from offsite.emulator.bundle.hostile import weight_checks
 from offsite.emulator.bundle.statistics import Sampling, measure
 from offsite.emulator.bundle.suspicion import HostileCheck, Suspect, Verdict
-from offsite.emulator.instantiate import named_weights
+from offsite.emulator.weights import named_weights
 
 HIDDEN, MLP, BLOCKS = 64, 256, 6
 Weights = dict[str, torch.Tensor]

@@ -18,12 +18,12 @@ from offsite.emulator.bundle import weights as weights_module
 from offsite.emulator.bundle.manifest import ReleaseFacts
 from offsite.emulator.bundle.reader import open_bundle
 from offsite.emulator.bundle.writer import Contents, write_bundle
-from offsite.emulator.instantiate import named_weights
 from offsite.emulator.layer_map import Placement
 from offsite.emulator.methods.method import MethodName
 from offsite.emulator.packing.middle import packed_axes, roundtrip
 from offsite.emulator.packing.packing import Packing
 from offsite.emulator.schema import TensorFile, read_header, tensors_to_bytes
+from offsite.emulator.weights import named_weights
 from offsite.secure.errors import ConfigError, IntegrityError, PeerError
 from offsite.secure.identity import IdentityKey
 

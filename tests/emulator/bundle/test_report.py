@@ -141,6 +141,47 @@ def test_warnings_are_plain(
     assert "[red]x[/red]" in text
 
 
+@pytest.mark.parametrize(
+    ("method", "ratio", "packing", "is_full"),
+    [
+        (MethodName.UNIFORM_DROP, 0.99, Packing.NONE, True),
+        (MethodName.UNIFORM_DROP, 0.99, Packing.INT8, True),
+        (MethodName.UNIFORM_DROP, 0.5, Packing.NONE, False),
+        (MethodName.WIDTH_PRUNE, 0.7, Packing.NONE, False),
+    ],
+)
+def test_the_full_model_is_known_by_what_is_there_whatever_is_stated(
+    method: MethodName,
+    ratio: float,
+    packing: Packing,
+    is_full: bool,
+    make_model: MakeModel,
+    contents: Contents,
+    facts: ReleaseFacts,
+    signer: IdentityKey,
+    tmp_path: Path,
+) -> None:
+    text = (torch.arange(64).view(2, 32) % 96,)
+    base = make_model("llama", torch.bfloat16)
+    emulator = build_emulator(base, Placement(1, 1), method, ratio, text)
+    roundtrip(emulator.model, emulator.layer_map, packing)
+    adapter = make_adapter(contents.adapter_spec, emulator.layer_map)
+    adapter.attach(emulator.model)
+    tensors = adapter.extract(emulator.model)
+    adapter.detach(emulator.model)
+    release = replace(
+        contents,
+        model=emulator.model,
+        config=emulator.model.config,
+        layer_map=emulator.layer_map,
+        adapter=tensors,
+        packing=packing,
+    )
+    write_bundle(tmp_path / "b", release, replace(facts, ratio=0.3), signer)
+    shown_text = shown(inspect_bundle(tmp_path / "b", signer.public, CREATED_UNIX_S))
+    assert ("this is the full model" in shown_text) is is_full
+
+
 def test_what_was_not_measured_says_so(
     contents: Contents, facts: ReleaseFacts, signer: IdentityKey, tmp_path: Path
 ) -> None:

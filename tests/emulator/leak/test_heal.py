@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.emulator.conftest import FAMILIES, MakeModel
-from tests.emulator.exams import Setting, make_setting
+from tests.emulator.exams import Setting, make_setting, perplexity
 from torch import nn
 
 from offsite.emulator.adapters.adapter import AdapterKind, AdapterSpec, make_adapter
@@ -15,7 +15,6 @@ from offsite.emulator.layer_map import Placement
 from offsite.emulator.leak.heal import HealRecipe, healed
 from offsite.emulator.linear import linear_layers
 from offsite.emulator.methods.method import MethodName
-from offsite.emulator.perplexity import perplexity
 from offsite.secure.errors import ConfigError
 
 RECIPE = HealRecipe(steps=40, tokens_per_step=96, rank=8, learning_rate=1e-2)

@@ -1,7 +1,8 @@
 """The leak report of a tiny model that knows something, and the budget that limits it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from offsite.emulator.leak.heal import HealRecipe
 from offsite.emulator.leak.report import HealAttack, LeakReport, TunedAdapter, measure_leak
 from offsite.emulator.leak.task_tuning import TaskRecipe, tune_on_task
 from offsite.emulator.methods.method import MethodName
+from offsite.emulator.progress import Report, silent
 from offsite.emulator.scoring import score_choices
 from offsite.emulator.training.tokens import Encoding, question_examples
 from offsite.secure.errors import ConfigError
@@ -111,6 +113,26 @@ def test_all_figures_are_what_their_accuracies_say(
     assert isinstance(document["healing"], dict)
     assert document["healing"]["tokens"] == 30 * 4 * 23
     assert report.full.questions == len(setting.questions)
+
+
+def test_the_perplexity_before_healing_is_the_one_that_is_known(
+    setting: Setting, facts: BaseFacts, emulator: Emulator
+) -> None:
+    fidelity, done = fidelity_of(setting, facts, emulator), list[str]()
+
+    @contextmanager
+    def progress(text: str) -> Iterator[Report]:
+        done.append(text)
+        yield silent
+
+    attack = HealAttack(replace(HEAL, steps=1), setting.text)
+    report = measure_leak(
+        facts, fidelity, emulator, (), setting.tokenizer, TOKENS,
+        text=setting.text, heal=attack, progress=progress,
+    )  # fmt: skip
+    assert report.healed_model is not None
+    assert report.healed_model.before == fidelity.perplexity
+    assert [text for text in done if "perplexity" in text] == ["perplexity of the healed emulator"]
 
 
 def test_what_was_not_measured_says_so(

@@ -11,10 +11,11 @@ from transformers import PreTrainedModel
 
 from offsite.emulator.adapters.adapter import Adapter, AdapterKind, AdapterSpec, make_adapter
 from offsite.emulator.build import Emulator, build_emulator
-from offsite.emulator.instantiate import instantiate, named_weights
+from offsite.emulator.instantiate import instantiate
 from offsite.emulator.layer_map import LayerMap, Placement
 from offsite.emulator.methods.method import MethodName
 from offsite.emulator.schema import load_checked, schema_from_json, schema_to_json, spec_of
+from offsite.emulator.weights import named_weights
 from offsite.secure.errors import ConfigError
 
 MakeModel = Callable[..., PreTrainedModel]

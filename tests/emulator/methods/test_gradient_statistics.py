@@ -15,10 +15,12 @@ from transformers import PreTrainedModel
 
 from offsite.emulator.blocks import find_blocks, in_attention
 from offsite.emulator.linear import features, linear_layers, out_dim, weight_out_in
+from offsite.emulator.methods import backward_stream
+from offsite.emulator.methods.backward_stream import BackwardStream
 from offsite.emulator.methods.direction_scores import ChannelMoments, directions
 from offsite.emulator.methods.gradient_statistics import (
     LayerMoments,
-    backpropagate,
+    group_limit,
     groups,
     moments_bytes,
 )
@@ -81,10 +83,11 @@ def collect(
 ) -> dict[str, LayerMoments]:
     moments = {path: LayerMoments.zeros(layer) for path, layer in layers.items()}
     taps = {layer: moments[path].see for path, layer in layers.items()}
-    count = backpropagate(model, BLOCK, taps, [tokens[:1], tokens[1:]], silent)
-    assert count == tokens.numel()
-    for moment in moments.values():
-        moment.divide(count)
+    stream = BackwardStream(model, BLOCK, [tokens[:1], tokens[1:]], silent)
+    stream.backpropagate(taps)
+    assert stream.tokens == tokens.numel()
+    for path, moment in moments.items():
+        moment.divide(stream.tokens, path)
     return moments
 
 
@@ -171,7 +174,9 @@ def test_channel_scores_equal_those_of_masked_channels(
     expected = given.square().sum(1).mean(0).double()
 
     moments = ChannelMoments(down)
-    count = backpropagate(model, BLOCK, {down: moments.see}, [tokens], silent)
+    stream = BackwardStream(model, BLOCK, [tokens], silent)
+    stream.backpropagate({down: moments.see})
+    count = stream.tokens
     scores = moments.scores(count)
     torch.testing.assert_close(scores.curvature, expected, rtol=1e-3, atol=1e-9)
     torch.testing.assert_close(scores.slope, -mask.grad.double() / count, rtol=1e-3, atol=1e-7)
@@ -194,19 +199,28 @@ def test_the_inside_of_a_block_is_not_kept(make_model: MakeModel, tokens: torch.
     """Inputs are freed after the forward pass and made again when the backward pass needs them."""
     model = make_model("llama")
     layer = find_blocks(model).modules[3].mlp.down_proj
+    stream = BackwardStream(model, BLOCK, [tokens[:1]], silent)
     runs = []
     handle = layer.register_forward_pre_hook(lambda *_: runs.append(torch.is_grad_enabled()))
-    backpropagate(model, BLOCK, {layer: lambda x, g: None}, [tokens[:1]], silent)
+    stream.backpropagate({layer: lambda x, g: None})
     handle.remove()
     assert len(runs) == 2
 
 
 @pytest.mark.parametrize(
     ("limit", "expected"),
-    [(1, [[9], [7], [5], [2]]), (7, [[7, 9], [5], [2]]), (99, [[2, 5, 7, 9]])],
+    [(1, [[2], [5], [7], [9]]), (8, [[2], [5, 7], [9]]), (99, [[2, 5, 7, 9]])],
 )
 def test_groups_hold_what_fits_and_at_least_one(limit: int, expected: list[list[int]]) -> None:
     assert groups({2: 6, 5: 5, 7: 3, 9: 4}, limit) == expected
+
+
+def test_the_limit_is_a_share_of_the_model_so_that_building_stays_within_its_own() -> None:
+    """A Llama of a billion parameters in bf16, with 165 MB of matrices in a block: one at a time."""
+    sizes = dict.fromkeys(range(2, 14), 165 * 10**6)
+    assert group_limit(2 * 10**9) <= 0.15 * 2 * 10**9
+    assert groups(sizes, group_limit(2 * 10**9)) == [[index] for index in range(2, 14)]
+    assert group_limit(0) <= 256 << 20
 
 
 def test_memory_of_the_moments_is_what_was_announced(make_model: MakeModel) -> None:
@@ -214,3 +228,17 @@ def test_memory_of_the_moments_is_what_was_announced(make_model: MakeModel) -> N
     held = [LayerMoments.zeros(layer) for layer in layers.values()]
     taken = sum(m.inputs.nbytes + m.gradients.nbytes + m.slope.nbytes for m in held)
     assert moments_bytes([*layers.values()]) == taken
+
+
+def test_the_gradient_of_the_loss_is_that_of_autograd(
+    monkeypatch: pytest.MonkeyPatch, tokens: torch.Tensor
+) -> None:
+    """In pieces that do not divide the row, and 0 where nothing is predicted."""
+    monkeypatch.setattr(backward_stream, "LOSS_TOKENS", 4)
+    logits = torch.randn(1, 16, 96, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    row = tokens[:1]
+    loss = functional.cross_entropy(logits[0, :-1], row[0, 1:], reduction="sum")
+    (expected,) = torch.autograd.grad(loss, logits)
+    found = backward_stream.loss_gradient(logits.detach(), row)
+    assert torch.equal(found, expected)
+    assert not found[0, -1].any()

@@ -9,11 +9,11 @@ from transformers import PreTrainedModel
 
 from offsite.emulator.blocks import find_blocks
 from offsite.emulator.build import Emulator, build_emulator
-from offsite.emulator.instantiate import named_weights
 from offsite.emulator.layer_map import Placement
 from offsite.emulator.methods.method import MethodName
 from offsite.emulator.packing.middle import packed_axes, roundtrip
 from offsite.emulator.packing.packing import Packing
+from offsite.emulator.weights import named_weights
 
 MakeModel = Callable[..., PreTrainedModel]
 PACKINGS = [Packing.INT8, Packing.NF4]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from offsite.emulator.training.attention import attention_for
+from offsite.emulator.training.attention import attention_kernel
 
 
 @pytest.mark.parametrize(
@@ -14,6 +14,6 @@ def test_short_rows_in_bf16_take_the_plain_formula(
     dtype: torch.dtype, tokens: int, plain: bool
 ) -> None:
     ids = torch.zeros(1, tokens, dtype=torch.int64)
-    with attention_for(ids, dtype):
+    with attention_kernel(ids, dtype):
         assert torch.backends.cuda.flash_sdp_enabled() is not plain
     assert torch.backends.cuda.flash_sdp_enabled()

@@ -19,13 +19,14 @@ from offsite.coordinator.config_release import EmulatorSection
 from offsite.coordinator.measuring import limits_of
 from offsite.coordinator.measuring_inputs import check_inputs
 from offsite.coordinator.owners_model import OwnersModel
-from offsite.coordinator.releasing import make_release
+from offsite.coordinator.releasing import make_release, sections_of
 from offsite.coordinator.search.candidates import candidates
 from offsite.coordinator.search.explore import Outcome, Search, explore
 from offsite.coordinator.search.measurer import ModelMeasurer, measured_with
 from offsite.coordinator.search.plot import write_plot
 from offsite.coordinator.search.shown import outcome_json, render_outcome, shortfall
 from offsite.coordinator.workspace import Workspace, open_workspace
+from offsite.emulator.bundle.manifest import MAIN
 from offsite.emulator.terminal import Terminal
 from offsite.secure.errors import ConfigError, PolicyError
 
@@ -53,7 +54,8 @@ def search_emulator(
         # (1) What costs nothing to check.
         config = workspace.config
         tried = candidates(config)
-        _check(config, tried)
+        variants = [s for name, s in sections_of(config.emulator).items() if name != MAIN]
+        _check(config, tried, variants if flags.release_best else ())
         if flags.release_best:
             check_present(workspace, flags.replace)
         # (2) The model.
@@ -72,6 +74,7 @@ def search_emulator(
             ),
             points=workspace.store.points,
             note=terminal.note,
+            tries_again=config.search.try_again,
         )
         outcome = explore(search)
         # (4) What came of it.
@@ -92,7 +95,12 @@ def search_emulator(
     )
 
 
-def _check(config: CoordinatorConfig, tried: Sequence[EmulatorSection]) -> None:
+def _check(
+    config: CoordinatorConfig,
+    tried: Sequence[EmulatorSection],
+    variants: Sequence[EmulatorSection],
+) -> None:
+    """What is measured and what is released, `variants` of the file with it."""
     if config.gate.questions is None or config.leak.task is None:
         raise ConfigError(
             "gate.questions and leak.task: a search judges by questions (the gate) what was tuned "
@@ -100,7 +108,7 @@ def _check(config: CoordinatorConfig, tried: Sequence[EmulatorSection]) -> None:
         )
     if not tried:
         raise ConfigError("[search]: no combination of these settings can be built")
-    check_inputs(config, tried)
+    check_inputs(config, [*tried, *variants])
 
 
 def _check_found(outcome: Outcome) -> None:

@@ -8,26 +8,30 @@
 
 Notable decisions: the compute budget counts the seconds of every measurement of this search, those
 of earlier runs too, so a run that was killed goes on with what is left, and one that is run again
-measures nothing; quick measurements may spend half of it. A measurement that has begun is ended.
+measures nothing; quick measurements may spend half of it, whatever the others took. A measurement
+that has begun is ended. One that fails, or takes the program down with it, costs its candidate
+alone: the next run names it and passes it by, unless it is told to try again.
 
-Rule: a row is written before the next measurement begins.
+Rule: a row is written before the next measurement begins, and an attempt before each begins.
 """
 
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import zip_longest
 from typing import Protocol
 
 from offsite.coordinator.config_release import EmulatorSection
 from offsite.coordinator.search.candidates import bound_of, key_of, label_of
 from offsite.coordinator.search.frontier import FULL, QUICK, Breach, breaches, frontier
-from offsite.coordinator.tables.points import PointKey, PointRow, PointTable, Stage
+from offsite.coordinator.tables.points import Attempt, PointKey, PointRow, PointTable, Stage
 from offsite.secure.errors import ConfigError
 
 QUICK_SHARE = 0.5
 """Of the compute budget, for quick measurements."""
+MAX_REASON_CHARS = 300
 
 
 class Measurer(Protocol):
@@ -61,6 +65,8 @@ class Search:
     measurer: Measurer
     points: PointTable
     note: Callable[[str], None]
+    tries_again: bool = False
+    """Whether what failed or was not ended before is measured after all."""
     clock: Callable[[], float] = time.monotonic
 
     def key(self, stage: Stage, section: EmulatorSection) -> PointKey:
@@ -131,15 +137,15 @@ def explore(search: Search) -> Outcome:
     # (1) What is known; the seconds it took count.
     run = _Run(search)
     # (2) Everything quickly.
-    quick = run.measure_all(Stage.QUICK, search.candidates, QUICK_SHARE * search.compute_s)
+    quick = run.measure_all(Stage.QUICK, search.candidates)
     # (3) What is left of it.
     promising = _promising(search, quick)
     search.note(f"{len(promising)} of {len(search.candidates)} are worth measuring in full")
     # (4) What the adapter gives on the full model.
     bounds = {key_of(bound): bound for bound in map(bound_of, promising)}
-    bound = run.measure_all(Stage.BOUND, list(bounds.values()), search.compute_s)
+    bound = run.measure_all(Stage.BOUND, list(bounds.values()))
     # (5) The rest.
-    full = run.measure_all(Stage.FULL, promising, search.compute_s)
+    full = run.measure_all(Stage.FULL, promising)
     best_bound = max((row.figures["tuned_acc"] for row in _made(bound.values())), default=None)
     points = [
         _point(search, section, quick.get(key_of(section)), full.get(key_of(section)))
@@ -154,52 +160,101 @@ class _Run:
     def __init__(self, search: Search) -> None:
         self._search = search
         self._is_prepared = False
+        self._spent_s = dict.fromkeys(Stage, 0.0)
         self.left_out = 0
         keys = [
             search.key(stage, s) for s in search.candidates for stage in (Stage.QUICK, Stage.FULL)
         ]
         bounds = {search.key(Stage.BOUND, bound_of(s)) for s in search.candidates}
-        known = [row for key in (*keys, *bounds) if (row := search.points.get(key)) is not None]
-        self.spent_s = sum(row.seconds for row in known)
+        known = [row for key in (*keys, *bounds) if (row := self._known(key)) is not None]
+        for row in known:
+            self._spent_s[row.key.stage] += row.seconds
         if known:
             search.note(f"{len(known)} measurements are known, which took {self.spent_s:.0f} s")
 
-    def measure_all(
-        self, stage: Stage, sections: Sequence[EmulatorSection], until_s: float
-    ) -> dict[str, PointRow]:
+    @property
+    def spent_s(self) -> float:
+        """On all stages."""
+        return sum(self._spent_s.values())
+
+    def measure_all(self, stage: Stage, sections: Sequence[EmulatorSection]) -> dict[str, PointRow]:
         """Rows by settings: those known, and new ones while there is time."""
         rows: dict[str, PointRow] = {}
         for number, section in enumerate(sections, start=1):
             key = self._search.key(stage, section)
-            row = self._search.points.get(key)
+            row = self._known(key)
             if row is None:
-                if self.spent_s >= until_s:
+                if not self._has_time(stage):
                     self.left_out += 1
                     continue
                 self._search.note(f"{stage} {number} of {len(sections)}: {label_of(section)}")
                 row = self._measure(key, section)
+            elif self._search.points.get(key) is None:
+                self._search.note(f"passed by: {stage} of {label_of(section)}: {row.refused}")
             rows[key.settings] = row
         return rows
 
+    def _has_time(self, stage: Stage) -> bool:
+        compute_s = self._search.compute_s
+        if stage is Stage.QUICK and self._spent_s[stage] >= QUICK_SHARE * compute_s:
+            return False
+        return self.spent_s < compute_s
+
+    def _known(self, key: PointKey) -> PointRow | None:
+        """A row; of what failed before, one that says so and that is in no table."""
+        points = self._search.points
+        row = points.get(key)
+        if row is not None or self._search.tries_again:
+            return row
+        attempt = points.attempt(key)
+        return None if attempt is None else _passed_by(attempt)
+
     def _measure(self, key: PointKey, section: EmulatorSection) -> PointRow:
-        search = self._search
+        search, points = self._search, self._search.points
         if not self._is_prepared:
             search.measurer.prepare()
             self._is_prepared = True
+        points.begin(key, time.time())
         started = search.clock()
+        refused, failure = "", ""
         figures: Mapping[str, float] = {}
-        refused = ""
         try:
             figures = search.measurer.measure(key.stage, section)
         except ConfigError as error:
             refused = str(error)
-            search.note(f"{label_of(section)}: {refused}")
-        seconds = search.clock() - started
-        self.spent_s += seconds
-        search.points.add(PointRow(key, figures, refused, seconds, time.time()))
-        written = search.points.get(key)
+        except Exception as error:  # noqa: BLE001 - the others are measured, whatever one does
+            failure = _line_of(error)
+        except BaseException:  # whoever stops the search blames no candidate
+            points.forget(key)
+            raise
+        seconds, now = search.clock() - started, time.time()
+        self._spent_s[key.stage] += seconds
+        if refused or failure:
+            search.note(f"{label_of(section)}: {refused or failure}")
+        if failure:
+            points.fail(key, failure, seconds)
+            return _passed_by(Attempt(key, failure, seconds, now))
+        points.add(PointRow(key, figures, refused, seconds, now))
+        written = points.get(key)
         assert written is not None
         return written
+
+
+def _line_of(error: Exception) -> str:
+    """Its type and the first line of what it says, not too long for a table."""
+    lines = str(error).strip().splitlines()
+    return ": ".join([type(error).__name__, *(line[:MAX_REASON_CHARS] for line in lines[:1])])
+
+
+def _passed_by(attempt: Attempt) -> PointRow:
+    """The row of what failed: measured again only by who asks for it."""
+    if attempt.failure:
+        why = f"failed: {attempt.failure}"
+    else:
+        began = datetime.fromtimestamp(attempt.begun_unix_s, UTC).isoformat(" ", "seconds")
+        why = f"the program ended while it was measured (from {began})"
+    again = f"{why}; search.try_again = true measures it again"
+    return PointRow(attempt.key, {}, again, attempt.seconds, attempt.begun_unix_s)
 
 
 def _made(rows: Iterable[PointRow]) -> list[PointRow]:
@@ -216,7 +271,9 @@ def _promising(search: Search, quick: Mapping[str, PointRow]) -> list[EmulatorSe
     kept = {row.key.settings for row in frontier(list(within.values()), lambda r: r.figures, QUICK)}
     sections = [section for section in search.candidates if key_of(section) in kept]
     by_method: dict[str, list[EmulatorSection]] = {}
-    for section in sorted(sections, key=lambda s: within[key_of(s)].figures.get("perplexity", 0.0)):
+    for section in sorted(
+        sections, key=lambda s: within[key_of(s)].figures.get("perplexity", math.inf)
+    ):
         by_method.setdefault(section.method.value, []).append(section)
     turns = zip_longest(*by_method.values())
     return [section for turn in turns for section in turn if section is not None]

@@ -19,6 +19,7 @@ from offsite.coordinator.config import CoordinatorConfig
 from offsite.coordinator.config_release import EmulatorSection
 from offsite.coordinator.measuring import Yardstick
 from offsite.coordinator.measuring_inputs import MeasuringInputs
+from offsite.coordinator.publishing import check_section_travels
 from offsite.coordinator.tables.points import Stage
 from offsite.emulator.durable import sha256_of, unreadable
 from offsite.emulator.leak.skill import chance_level, skill_share
@@ -27,6 +28,8 @@ from offsite.emulator.settings import Plain, to_tables
 from offsite.emulator.strict_json import canonical_json
 from offsite.secure.errors import ConfigError
 
+RECIPE = 2
+"""Raised when the same settings give other figures than before, within a version of the program."""
 PATHS = ("text", "task")
 """Of `[leak]`: files count by what is in them, wherever they lie."""
 
@@ -53,6 +56,7 @@ class ModelMeasurer:
         """See `Measurer`; a figure that means nothing on these questions is left out."""
         yardstick = self._measured_base()
         seed = self.config.campaign.seed
+        check_section_travels(self.config, section, self.base_model)
         emulator = build(section, self.base_model, self.inputs, seed, self.progress)
         match stage:
             case Stage.BOUND:
@@ -84,6 +88,7 @@ def measured_with(config: CoordinatorConfig) -> str:
     leak = {key: value for key, value in tables["leak"].items() if key not in PATHS}
     decides: dict[str, Plain] = {
         "program": version("offsite"),
+        "recipe": RECIPE,
         "adapter": tables["adapter"],
         "tuning": tables["tuning"],
         "leak": {key: value for key, value in leak.items() if not key.startswith("max_")},

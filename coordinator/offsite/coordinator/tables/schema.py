@@ -102,4 +102,18 @@ CREATE TABLE search_points (
 ) STRICT
 """
 
-MIGRATIONS: Final = (INITIAL, SEARCH)
+SEARCH_ATTEMPTS: Final = """
+CREATE TABLE search_attempts (
+    base_fingerprint TEXT NOT NULL,
+    measured_with TEXT NOT NULL,
+    stage TEXT NOT NULL CHECK (stage IN ('bound', 'quick', 'full')),
+    settings TEXT NOT NULL,
+    seed INTEGER NOT NULL,
+    failure TEXT NOT NULL DEFAULT '',
+    seconds REAL NOT NULL DEFAULT 0,
+    begun_unix_s REAL NOT NULL,
+    PRIMARY KEY (base_fingerprint, measured_with, stage, settings, seed)
+) STRICT
+"""
+
+MIGRATIONS: Final = (INITIAL, SEARCH, SEARCH_ATTEMPTS)

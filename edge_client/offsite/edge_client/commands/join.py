@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -20,7 +21,7 @@ from offsite.edge_client.bars import Bars
 from offsite.edge_client.channel import open_channel
 from offsite.edge_client.client_app import Listener, Machine, Member, build_client_app
 from offsite.edge_client.data import Data, DataReport, read_data
-from offsite.edge_client.emulator_choice import AUTO, Chooser
+from offsite.edge_client.emulator_choice import AUTO, Chooser, kept_in
 from offsite.edge_client.enrol import enrol, is_renewal_due, refresh_directory, renew_if_due
 from offsite.edge_client.fetch import Source, fetch_release
 from offsite.edge_client.outcome import TuningMetrics
@@ -79,7 +80,11 @@ def join_campaign(request: JoinRequest, terminal: Terminal) -> None:
             membership,
             data,
             request.threads,
-            Chooser(request.emulator, terminal.note),
+            Chooser(
+                request.emulator,
+                terminal.note,
+                kept=partial(kept_in, state.bundle, state.rounds),
+            ),
             terminal,
             rows,
             _Renewals(state),

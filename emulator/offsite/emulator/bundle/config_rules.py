@@ -9,7 +9,8 @@ refused before anything is allocated.
 Making a configuration object is not free either: transformers writes out one label for each of
 `num_labels`, one entry for each layer, and a packed list of GPT-Neo as often as it says. So labels
 are refused, which a language model does not need, and counts of layers and repeats are bounded by
-`MAX_BLOCKS`.
+`MAX_BLOCKS`, those of heads by `MAX_HEADS`: some families make modules for each. That such counts
+fit the tensors is demanded before anything is made of them (`construction`).
 """
 
 import re
@@ -22,6 +23,7 @@ from offsite.secure.errors import PeerError
 MAX_CONFIG_BYTES = 1 << 20
 
 _WORD = re.compile(r"[A-Za-z0-9_.+-]{0,64}")
+MAX_HEADS = 4096
 _MAX_SIZE = 1 << 24
 _MAX_NUMBER = 1 << 53
 _MAX_ITEMS = 10_000
@@ -49,6 +51,7 @@ _FORBIDDEN = re.compile(
     r"auto_map|implementation|kernels|kernel_config|quantization|custom|remote|peft"
 )
 _PER_LAYER = re.compile(r"layers|layer_types|block_types|attention_types|attn_type|pattern")
+_HEAD_COUNTS = re.compile(r"heads|(^|_)n_head|_head$")
 _LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _NEEDLESS = frozenset(
     {
@@ -157,5 +160,7 @@ def _check_number(key: str, value: float) -> None:
     limit = _MAX_SIZE if is_size else _MAX_NUMBER
     if key in _LAYER_COUNTS or key.endswith("_layers"):
         limit = MAX_BLOCKS
+    elif _HEAD_COUNTS.search(key):
+        limit = MAX_HEADS
     if abs(value) > limit:
         raise PeerError(f"config.json: {key}: expected at most {limit}, found {value!a:.64}")

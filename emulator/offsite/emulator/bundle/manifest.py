@@ -115,7 +115,7 @@ class ReleaseFacts:
     base_model: str
     base_fingerprint: str  # hexadecimal SHA-256 of the full model's weights
     method: str
-    ratio: float  # share of the middle's parameters that was kept
+    ratio: float  # share of the middle's parameters that is shipped: counted, not as asked for
     provenance: JsonObject  # how it was made, and what was measured: what is shipped, leak
 
 

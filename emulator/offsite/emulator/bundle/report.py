@@ -19,7 +19,7 @@ from offsite.emulator.bundle.hostile import hostile_checks
 from offsite.emulator.bundle.manifest import MAIN, Manifest
 from offsite.emulator.bundle.reader import open_bundle
 from offsite.emulator.bundle.report_tables import sections
-from offsite.emulator.bundle.statistics import Sampling, measure
+from offsite.emulator.bundle.statistics import Places, Sampling, measure
 from offsite.emulator.bundle.statistics_json import statistics_json
 from offsite.emulator.bundle.suspicion import Verdict
 from offsite.emulator.layer_map import BOTTOM, MIDDLE, SPREAD, TOP
@@ -219,7 +219,7 @@ def _warnings(bundle: Bundle, now_unix_s: float) -> list[JsonValue]:
     if now_unix_s > facts.expires_unix_s - _EXPIRES_SOON_S:
         days = _days_left(bundle, now_unix_s)
         found.append(f"The release expires in {days} days; ask its owner when the next one comes.")
-    if facts.ratio >= 1.0:
+    if facts.ratio >= 1.0 or _is_full_model(bundle):
         found.append("The middle was not compressed: this is the full model, not an emulator.")
     if not facts.provenance:
         found.append("The owner states nothing about how the emulator was made or measured.")
@@ -230,6 +230,25 @@ def _warnings(bundle: Bundle, now_unix_s: float) -> list[JsonValue]:
     if (update_bytes := _bytes(bundle.schema.adapter)) > _LARGE_UPDATE_BYTES:
         found.append(f"Every round sends an update of {update_bytes / 2**30:.1f} GiB.")
     return found
+
+
+def _is_full_model(bundle: Bundle) -> bool:
+    """Whether every block is there, and none is smaller than the slots, which stay as they are.
+
+    By layer map and schema, whatever the owner states; without such a slot nothing is known.
+    """
+    layer_map = bundle.manifest.layer_map
+    if layer_map.kept != tuple(range(layer_map.base_blocks)):
+        return False
+    places = Places.of(bundle.schema.emulator)
+    shapes: dict[int, dict[str, tuple[int, ...]]] = {}
+    for name, spec in bundle.schema.emulator.items():
+        position, inside = places.of_tensor(name)
+        if position is not None:
+            shapes.setdefault(position, {})[inside] = spec.shape
+    middle = layer_map.middle
+    whole = [shapes[position] for position in shapes if position not in middle]
+    return bool(whole) and all(shapes.get(position) in whole for position in middle)
 
 
 def _days_left(bundle: Bundle, now_unix_s: float) -> int:

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from offsite.emulator.bundle.tensor_schema import BundleSchema
-from offsite.emulator.instantiate import named_weights
 from offsite.emulator.packing.packing import unpack
 from offsite.emulator.schema import TensorFile, check_finite
+from offsite.emulator.weights import named_weights
 from offsite.secure.errors import IntegrityError
 
 

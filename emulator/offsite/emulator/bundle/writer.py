@@ -115,7 +115,8 @@ def write_bundle(
     with _removed_on_failure(partial):
         # (1) The files of the main emulator, then the variants, each with its signed manifest.
         partial.mkdir(parents=True)
-        manifest = _write_files(partial, contents, facts, report)
+        with _owners_fault():
+            manifest = _write_files(partial, contents, facts, report)
         entries = tuple(_write_variant(partial, variant, signer, report) for variant in variants)
         # (2) The main manifest, which names them.
         manifest = replace(manifest, variants=entries)
@@ -135,7 +136,8 @@ def _write_variant(
     if folder.exists():
         raise ConfigError(f"expected every variant once, found {variant.name} twice")
     folder.mkdir(parents=True)
-    manifest = _write_files(folder, variant.contents, variant.facts, report)
+    with _owners_fault(f"variant {variant.name}: "):
+        manifest = _write_files(folder, variant.contents, variant.facts, report)
     envelope = _sign(folder, manifest, signer)
     sync_folder(partial / VARIANTS)
     return VariantEntry(
@@ -155,7 +157,7 @@ def _sign(folder: Path, manifest: Manifest, signer: IdentityKey) -> bytes:
 
 
 def _write_files(folder: Path, contents: Contents, facts: ReleaseFacts, report: Report) -> Manifest:
-    from offsite.emulator.instantiate import named_weights
+    from offsite.emulator.weights import named_weights
 
     weights = named_weights(contents.model)
     schema = _schema(weights, contents)
@@ -271,6 +273,15 @@ def _check_as_edge(folder: Path, signer: IdentityKey, manifest: Manifest) -> Non
             open_bundle(folder, signer.public, manifest.facts.created_unix_s, emulator=name)
     except PeerError as error:
         raise ConfigError(f"an edge would refuse this release: {error}") from error
+
+
+@contextlib.contextmanager
+def _owners_fault(whose: str = "") -> Iterator[None]:
+    """What would be the sender's fault in a bundle that arrived is the owner's in one to be made."""
+    try:
+        yield
+    except PeerError as error:
+        raise ConfigError(f"{whose}this emulator cannot be released: {error}") from error
 
 
 @contextlib.contextmanager

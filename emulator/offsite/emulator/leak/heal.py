@@ -33,7 +33,7 @@ from offsite.emulator.adapters.adapter import MAX_RANK
 from offsite.emulator.linear import linear_layers
 from offsite.emulator.progress import Report, silent
 from offsite.emulator.strict_json import JsonObject
-from offsite.emulator.training.attention import attention_for
+from offsite.emulator.training.attention import attention_kernel
 from offsite.emulator.training.batches import text_batches
 from offsite.emulator.training.loss import summed_loss
 from offsite.emulator.training.run import Recipe, train_in_parts
@@ -146,7 +146,7 @@ def _language_loss(
         learnt = chosen.shape[0] * (chosen.shape[1] - 1)
         for batch in text_batches(chosen, micro_batch_tokens):
             moved = batch.to(model.device)
-            with attention_for(moved.ids, model.dtype):
+            with attention_kernel(moved.ids, model.dtype):
                 loss = summed_loss(model, moved) / learnt
             yield loss
 

@@ -134,11 +134,11 @@ def measure_leak(
     Args:
         base, fidelity: measured before, on these questions; the full model is not needed here.
         questions: none leaves every figure but `verbatim` out.
-        text: of which to give the perplexity before and after healing; not what healing learns.
+        text: the fidelity's, of which to give the perplexity before and after healing; not what
+            healing learns.
     """
-
     exam = Exam(text, questions, tokenizer, batch_tokens, progress)
-    healed_model, healed_scores = _attack(exam, emulator, heal)
+    healed_model, healed_scores = _attack(exam, emulator, heal, fidelity)
     tuned_scores = _tuned_scores(exam, emulator, tuned)
     plug_in = tuple(tuned.plug_in) if tuned is not None else ()
     chance = chance_level(questions) if questions else None
@@ -176,12 +176,12 @@ def _tuned_scores(
 
 
 def _attack(
-    exam: Exam, emulator: Emulator, heal: HealAttack | None
+    exam: Exam, emulator: Emulator, heal: HealAttack | None, fidelity: Fidelity
 ) -> tuple[HealedModel | None, tuple[ChoiceScores, ...]]:
     if heal is None:
         return None, ()
     model = emulator.model
-    before = exam.perplexity(model, "the emulator")
+    before = fidelity.perplexity if exam.text else None
     with ExitStack() as stack:
         with exam.progress("healing the emulator, as a thief would") as report:
             attack = healed(model, heal.text, heal.recipe, report)

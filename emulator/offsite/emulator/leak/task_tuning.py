@@ -15,7 +15,7 @@ from offsite.emulator.adapters.adapter import Adapter
 from offsite.emulator.adapters.plugged import attached
 from offsite.emulator.progress import Report, silent
 from offsite.emulator.strict_json import JsonObject
-from offsite.emulator.training.attention import attention_for
+from offsite.emulator.training.attention import attention_kernel
 from offsite.emulator.training.batches import logical_batch, micro_batches
 from offsite.emulator.training.loss import summed_loss
 from offsite.emulator.training.run import Recipe, train_in_parts
@@ -118,7 +118,7 @@ def _completion_loss(
         for batch in batches:
             moved = batch.to(model.device)
             fed.append(batch.tokens)
-            with attention_for(moved.ids, model.dtype):
+            with attention_kernel(moved.ids, model.dtype):
                 loss = summed_loss(model, moved) / learnt
             yield loss
 

@@ -19,8 +19,7 @@ Source: SVD-LLM (arXiv 2403.07378); ASVD (arXiv 2312.05821); as an emulator: EML
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -28,9 +27,13 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from offsite.emulator.blocks import find_blocks, in_attention, parameter_count
-from offsite.emulator.instantiate import named_weights
 from offsite.emulator.linear import Linear, features, linear_layers, weight_out_in
-from offsite.emulator.methods.block_activations import check_calibration, tokens_of
+from offsite.emulator.methods.block_activations import (
+    check_calibration,
+    receiving,
+    require_finite,
+    tokens_of,
+)
 from offsite.emulator.methods.block_stream import BlockStream
 from offsite.emulator.methods.low_rank_fit import (
     Spectrum,
@@ -46,6 +49,7 @@ from offsite.emulator.methods.rank_choice import (
     variation,
 )
 from offsite.emulator.progress import Report
+from offsite.emulator.weights import named_weights
 from offsite.secure.errors import ConfigError
 
 RIDGE_SHARE = 1e-3
@@ -96,7 +100,9 @@ class FactoredBlocks:
         if self.factoring is None:
             return weights
         layers = dict(linear_layers(block))
-        spectra = layer_spectra(layers, self.factoring.stream.advance(index, block))
+        spectra = layer_spectra(
+            layers, self.factoring.stream.advance(index, block), f"block {index}"
+        )
         options = {path: Options.of(*features(layer)) for path, layer in layers.items()}
         importance = importances(block, spectra)
         losses = {p: options[p].losses(spectra[p].energy, importance[p]) for p in layers}
@@ -138,10 +144,16 @@ def importances(block: nn.Module, spectra: Mapping[str, Spectrum]) -> dict[str, 
     return {path: added[in_attention(block, path)] for path in spectra}
 
 
-def layer_spectra(layers: Mapping[str, Linear], batches: Iterable[None]) -> dict[str, Spectrum]:
-    """The spectrum of every layer over what it receives while `batches` is run through."""
-    moments = Moments(layers)
-    with _receiving(layers) as received:
+def layer_spectra(
+    layers: Mapping[str, Linear], batches: Iterable[None], where: str
+) -> dict[str, Spectrum]:
+    """The spectrum of every layer over what it receives while `batches` is run through.
+
+    `where` names the block in the error for numbers that are not finite.
+    """
+    moments = Moments(layers, where)
+    received: dict[str, torch.Tensor] = {}
+    with receiving(layers, received.__setitem__):
         for _ in batches:
             moments.add(received)
             received.clear()
@@ -155,8 +167,8 @@ class Moments:
     inputs, which layers that receive the same tensor (gate and up) share.
     """
 
-    def __init__(self, layers: Mapping[str, Linear]) -> None:
-        self._layers = layers
+    def __init__(self, layers: Mapping[str, Linear], where: str) -> None:
+        self._layers, self._where = layers, where
         self._sums: dict[str, torch.Tensor] = {}
         self._squares: dict[str, float] = {}  # of the inputs, so the trace of their moment
         self._source: dict[str, str] = {}  # the layer that sums this one's inputs
@@ -193,26 +205,8 @@ class Moments:
         inputs, outputs = features(layer)
         ridge = ridge_of(self._squares[path], inputs, RIDGE_SHARE)
         moment = self._sums[self._source[path]]
+        require_finite(f"{path} of {self._where}", weight, moment, torch.tensor(ridge))
         if outputs < inputs:
             return spectrum_by_outputs(moment + ridge * (weight @ weight.T))
         identity = torch.eye(inputs, dtype=moment.dtype, device=moment.device)
         return spectrum_by_inputs(weight, moment + ridge * identity)
-
-
-@contextmanager
-def _receiving(layers: Mapping[str, Linear]) -> Iterator[dict[str, torch.Tensor]]:
-    """What each layer received since the dict was last cleared."""
-    received: dict[str, torch.Tensor] = {}
-
-    def hook_for(path: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
-        def hook(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            received[path] = inputs[0]
-
-        return hook
-
-    handles = [layer.register_forward_pre_hook(hook_for(path)) for path, layer in layers.items()]
-    try:
-        yield received
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -1,39 +1,27 @@
 """What goes into the blocks of a model and comes out of them, over calibration tokens.
 
-The hidden state of a block is its first argument or the one named `hidden_states`, and its output
-that, or the first of a tuple; so it is in every decoder of the transformers library.
-
-Rule: nothing seen here is kept by this module; a caller keeps sums or a bounded sample.
+Rules: nothing seen here is kept by this module; a caller keeps sums or a bounded sample. Hidden
+states that are not finite end the pass with an error that names the first block that gives them,
+so that no method ranks, sorts or factors NaN.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from offsite.emulator.block_call import block_input, block_output
+from offsite.emulator.blocks import find_blocks
 from offsite.emulator.methods.method import MethodName
 from offsite.emulator.progress import Report
 from offsite.secure.errors import ConfigError
 
-HIDDEN = "hidden_states"
+Key = TypeVar("Key")
 See = Callable[[int, torch.Tensor, torch.Tensor], None]
 """Called as `see(index, before, after)` with the hidden states (B, T, H) around one block."""
-
-
-def block_input(args: tuple[object, ...], kwargs: Mapping[str, object]) -> torch.Tensor:
-    """The hidden states that a block is called with."""
-    hidden = args[0] if args else kwargs[HIDDEN]
-    assert isinstance(hidden, torch.Tensor)  # of every decoder block
-    return hidden
-
-
-def block_output(output: object) -> torch.Tensor:
-    """The hidden states that a block gives back."""
-    hidden = output[0] if isinstance(output, tuple) else output
-    assert isinstance(hidden, torch.Tensor)
-    return hidden
 
 
 @contextmanager
@@ -61,6 +49,48 @@ def watching(blocks: Mapping[int, nn.Module], see: See) -> Iterator[None]:
             handle.remove()
 
 
+@contextmanager
+def receiving(
+    layers: Mapping[Key, nn.Module], see: Callable[[Key, torch.Tensor], None]
+) -> Iterator[None]:
+    """Shows what each layer receives, under its key."""
+
+    def hook_for(key: Key) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
+        return lambda _, inputs: see(key, inputs[0])
+
+    handles = [layer.register_forward_pre_hook(hook_for(key)) for key, layer in layers.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def finite_states(model: nn.Module) -> Iterator[None]:
+    """Raises ConfigError as soon as a block of the model gives hidden states that are not finite.
+
+    Where they enter the first block, the embedding is to blame.
+    """
+
+    def see(index: int, before: torch.Tensor, after: torch.Tensor) -> None:
+        if index == 0:
+            require_finite("the embedding", before)
+        require_finite(f"block {index}", after)
+
+    with watching(dict(enumerate(find_blocks(model).modules)), see):
+        yield
+
+
+def require_finite(where: str, *tensors: torch.Tensor) -> None:
+    """Raises ConfigError that says where numbers came from that are not finite."""
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+        raise ConfigError(
+            f"{where} of the full model gives numbers that are not finite on the calibration text;"
+            " load the model in bfloat16 or float32; if it is, its weights there are damaged"
+        )
+
+
 def watch(
     model: PreTrainedModel,
     blocks: Mapping[int, nn.Module],
@@ -76,8 +106,8 @@ def watch(
 
 
 def run(model: PreTrainedModel, batch: torch.Tensor) -> None:
-    """The model without its head: nothing here needs logits."""
-    with torch.no_grad():
+    """The model without its head, since nothing here needs logits; its states must be finite."""
+    with torch.no_grad(), finite_states(model):
         model.base_model(input_ids=batch.to(model.device), use_cache=False)
 
 

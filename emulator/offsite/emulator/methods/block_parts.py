@@ -12,9 +12,8 @@ from torch import nn
 
 from offsite.emulator.blocks import in_attention, mlp_layers, parameter_count
 from offsite.emulator.linear import Linear, features, linear_layers
-from offsite.emulator.methods.mlp import Mlp, find_mlp
+from offsite.emulator.methods.mlp import CHANNEL_MULTIPLE, Mlp, find_mlp
 from offsite.emulator.methods.rank_choice import Options
-from offsite.emulator.methods.width_prune import CHANNEL_MULTIPLE
 from offsite.secure.errors import ConfigError
 
 PROTECTED_SHARE = 0.05

@@ -19,15 +19,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from offsite.emulator.block_call import block_input, block_output, with_input
 from offsite.emulator.blocks import find_blocks
-from offsite.emulator.methods.block_activations import (
-    HIDDEN,
-    block_input,
-    block_output,
-    run,
-    runs_of,
-    watching,
-)
+from offsite.emulator.methods.block_activations import require_finite, run, runs_of, watching
 from offsite.emulator.progress import Report
 from offsite.secure.errors import ConfigError
 
@@ -45,11 +39,8 @@ class _Call:
     kwargs: Mapping[str, object]
 
     def __call__(self, block: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-        kwargs = dict(self.kwargs)
-        if HIDDEN in kwargs:
-            kwargs[HIDDEN] = hidden
-            return block_output(block(*self.args, **kwargs))
-        return block_output(block(hidden, *self.args[1:], **kwargs))
+        args, kwargs = with_input(self.args, self.kwargs, hidden)
+        return block_output(block(*args, **kwargs))
 
 
 class BlockStream:
@@ -98,7 +89,9 @@ class BlockStream:
 
     def _run(self, index: int, block: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            return self._calls[index, hidden.shape](block, hidden)
+            given = self._calls[index, hidden.shape](block, hidden)
+        require_finite(f"block {index}", given)
+        return given
 
     def _check_alone(self, index: int, block: nn.Module, expected: torch.Tensor) -> None:
         """Raises ConfigError where what a block is called with depends on the tokens."""
@@ -116,9 +109,7 @@ class BlockStream:
             self._entering[index].append(hidden)
         if (index, hidden.shape) not in self._calls:
             # Without the hidden states, which would be kept alive once per block
-            rest = (None, *args[1:]) if args else ()
-            kwargs = {name: None if name == HIDDEN else kwargs[name] for name in kwargs}
-            self._calls[index, hidden.shape] = _Call(rest, kwargs)
+            self._calls[index, hidden.shape] = _Call(*with_input(args, kwargs, None))
 
 
 @contextmanager

@@ -38,8 +38,8 @@ from offsite.emulator.methods.block_activations import (
     tokens_of,
     watch,
 )
+from offsite.emulator.methods.kept_blocks import KeptBlocks
 from offsite.emulator.methods.method import MethodName
-from offsite.emulator.methods.uniform_drop import KeptBlocks
 from offsite.emulator.progress import Report
 from offsite.secure.errors import ConfigError
 

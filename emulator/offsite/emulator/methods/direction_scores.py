@@ -69,9 +69,9 @@ def directions(layer: Linear, moments: LayerMoments) -> Directions:
     """The directions of a layer in the basis of its Kronecker factors."""
     weight = weight_out_in(layer).double()
     inputs, gradients = moments.inputs.double(), moments.gradients.double()
-    root_in, _ = _roots(inputs)
     root_out, inverse_out = _roots(gradients)
-    left = torch.linalg.svd(root_out @ weight @ root_in, full_matrices=False).U
+    # Not bound to a name: square matrices in fp64 are large beside a model in bf16.
+    left = torch.linalg.svd(root_out @ weight @ _roots(inputs)[0], full_matrices=False).U
     up, down = inverse_out @ left, left.T @ root_out @ weight
     curvature = ((gradients @ up) * up).sum(0) * ((down @ inputs) * down).sum(1) / 2
     slope = -((up.T @ moments.slope.double()) * down).sum(1)

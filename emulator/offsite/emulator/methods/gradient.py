@@ -16,8 +16,9 @@ Notable decisions:
   leaves the emulator a worse language model; without bound it would be `width_prune`.
 * The strongest 5 % of a projection's directions by curvature stay whatever λ says.
 * Fused projections (query, key and value in one) are factored as one matrix.
-* One forward and backward pass per group of blocks (`gradient_statistics`). A plan holds the new
-  projections of all blocks, in their final size, until their block is asked for.
+* Memory: planning makes one forward pass. Blocks are made when they are asked for, with one
+  backward pass per group of them (`gradient_statistics`), so that what a plan holds is the hidden
+  states of the calibration tokens at one depth, the moments of one group and its new projections.
 * Biases and norms stay, so there is a smallest ratio.
 
 Source: GradOT (arXiv 2507.04455), reconstructed from its text, no code being public. What differs
@@ -34,9 +35,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from offsite.emulator.blocks import find_blocks
-from offsite.emulator.instantiate import named_weights
 from offsite.emulator.linear import Linear
-from offsite.emulator.methods.block_activations import check_calibration
+from offsite.emulator.methods.backward_stream import BackwardStream, See
+from offsite.emulator.methods.block_activations import check_calibration, require_finite
 from offsite.emulator.methods.block_parts import PROTECTED_SHARE, BlockParts, budgets_of
 from offsite.emulator.methods.direction_scores import (
     ChannelMoments,
@@ -44,19 +45,19 @@ from offsite.emulator.methods.direction_scores import (
     Scores,
     directions,
 )
+from offsite.emulator.methods.fused import check_fused_halves
 from offsite.emulator.methods.gradient_statistics import (
-    GROUP_BYTES,
     LayerMoments,
-    See,
-    backpropagate,
+    group_limit,
     groups,
     moments_bytes,
 )
+from offsite.emulator.methods.kept_blocks import KeptBlocks
 from offsite.emulator.methods.method import Harmoniser, MethodName
 from offsite.emulator.methods.mlp import Mlp
 from offsite.emulator.methods.rank_choice import Options, choose_ranks
-from offsite.emulator.methods.width_prune import check_fused_halves
 from offsite.emulator.progress import Report
+from offsite.emulator.weights import named_weights
 from offsite.secure.errors import ConfigError
 
 ATTENTION_WEIGHT = 10.0
@@ -76,25 +77,11 @@ class SmallBlock:
         kept = named_weights(block)
         for path in self.factors:
             del kept[f"{path}.weight"]
-        weights = self.mlp.select(block, kept, self.channels.to(next(block.parameters()).device))
+        weights = self.mlp.select(block, kept, self.channels)
         for path, parts in self.factors.items():
             for part, tensor in zip(("down", "up"), parts, strict=True):
                 weights[f"{path}.{part}.weight"] = tensor
         return weights
-
-
-@dataclass(slots=True)
-class SmallBlocks:
-    """Every middle block, made smaller, given out once each; None: all of them as they are."""
-
-    kept: tuple[int, ...]
-    small: dict[int, SmallBlock] | None
-    harmonisers: Mapping[int, Harmoniser] = field(default_factory=dict)
-
-    def weights(self, index: int, block: nn.Module) -> dict[str, torch.Tensor]:
-        if self.small is not None:
-            return self.small.pop(index).weights(block)
-        return {name: tensor.clone() for name, tensor in named_weights(block).items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +89,7 @@ class GradientPreserving:
     """See `Method`. The ratio is met from below, to within one step of 8 ranks or channels."""
 
     slope_weight: float = 0.0  # λ; 1 lets both terms weigh the same within a layer
-    group_bytes: int = GROUP_BYTES
+    group_bytes: int | None = None  # None: as `group_limit` says
     name: MethodName = MethodName.GRADIENT
     needs_calibration: bool = True
 
@@ -117,74 +104,109 @@ class GradientPreserving:
         ratio: float,
         calibration: Sequence[torch.Tensor],
         report: Report,
-    ) -> SmallBlocks:
+    ) -> "SmallBlocks | KeptBlocks":
         if ratio >= 1.0:
-            return SmallBlocks(tuple(middle), None)
+            return KeptBlocks(tuple(middle))
         modules = find_blocks(model).modules
         parts = {index: BlockParts.of(modules[index]) for index in middle}
         budgets = budgets_of({i: modules[i] for i in middle}, parts, ratio)
         check_calibration(self.name, calibration)
-        sizes = {i: moments_bytes([*p.attention.values()]) for i, p in parts.items()}
-        passes = groups(sizes, self.group_bytes)
-        total = len(passes) * len(calibration)
-        small: dict[int, SmallBlock] = {}
-        for number, group in enumerate(passes):
-            start = number * len(calibration)
-            told = _shifted(report, start, total)
-            small |= self._small_blocks(model, group, parts, budgets, calibration, told)
         first = middle[0]
-        if parts[first].mlp.is_fused:
-            keep = small[first].channels
-            mlp = parts[first].mlp
-            check_fused_halves(model, modules[first], mlp, keep, calibration[0])
-        return SmallBlocks(tuple(middle), small)
+        if (mlp := parts[first].mlp).is_fused:
+            half = torch.arange(mlp.channels // 2)
+            check_fused_halves(model, modules[first], mlp, half, calibration[0])
+        sizes = {i: moments_bytes([*p.attention.values()]) for i, p in parts.items()}
+        limit = self.group_bytes
+        if limit is None:
+            limit = group_limit(sum(tensor.nbytes for tensor in named_weights(model).values()))
+        stream = BackwardStream(model, first, calibration, report)
+        making = Making(stream, parts, budgets, self.slope_weight)
+        return SmallBlocks(tuple(middle), making, groups(sizes, limit))
 
-    def _small_blocks(
-        self,
-        model: PreTrainedModel,
-        group: Sequence[int],
-        parts: Mapping[int, BlockParts],
-        budgets: Mapping[int, int],
-        calibration: Sequence[torch.Tensor],
-        report: Report,
-    ) -> dict[int, SmallBlock]:
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """What is needed to make the blocks smaller, a group of them at a time."""
+
+    stream: BackwardStream
+    parts: Mapping[int, BlockParts]
+    budgets: Mapping[int, int]  # parameters for the projections and channels of each block
+    slope_weight: float
+
+    def small_blocks(self, group: Sequence[int], after: int | None) -> dict[int, SmallBlock]:
         """One pass over the calibration tokens for the blocks of a group."""
         layers = {
-            i: {p: LayerMoments.zeros(a) for p, a in parts[i].attention.items()} for i in group
+            i: {p: LayerMoments.zeros(a) for p, a in self.parts[i].attention.items()} for i in group
         }
-        channels = {i: ChannelMoments(parts[i].down) for i in group}
-        taps: dict[nn.Module, See] = {parts[i].down: channels[i].see for i in group}
+        channels = {i: ChannelMoments(self.parts[i].down) for i in group}
+        taps: dict[nn.Module, See] = {self.parts[i].down: channels[i].see for i in group}
         for index in group:
-            taps |= {parts[index].attention[p]: m.see for p, m in layers[index].items()}
-        tokens = backpropagate(model, group[0], taps, calibration, report)
+            taps |= {self.parts[index].attention[p]: m.see for p, m in layers[index].items()}
+        self.stream.backpropagate(taps, after)
         result = {}
         for index in group:
-            moments = layers.pop(index)
-            for moment in moments.values():
-                moment.divide(tokens)
-            scores = channels[index].scores(tokens)
-            result[index] = self._small_block(parts[index], moments, scores, budgets[index])
+            scores = channels[index].scores(self.stream.tokens)
+            require_finite(f"the MLP of block {index}", scores.curvature, scores.slope)
+            result[index] = self._small_block(index, layers.pop(index), scores)
         return result
 
     def _small_block(
-        self, parts: BlockParts, moments: Mapping[str, LayerMoments], channels: Scores, budget: int
+        self, index: int, moments: dict[str, LayerMoments], channels: Scores
     ) -> SmallBlock:
-        found = {path: directions(layer, moments[path]) for path, layer in parts.attention.items()}
-        scores = {path: each.scores for path, each in found.items()} | {parts.mlp.down: channels}
-        orders, losses = {}, {}
-        for path, score in scores.items():
-            value = score.combined(self.slope_weight)
-            orders[path] = _order(value, score.curvature)
-            weight = ATTENTION_WEIGHT if path in parts.attention else 1.0
-            losses[path] = _losses(parts.options[path], weight * value[orders[path]])
-        counts = choose_ranks(parts.options, losses, budget)
-        keep = {path: orders[path][:count] for path, count in counts.items()}  # all for None
-        factors = {
-            path: _factors(found[path], layer, keep[path])
-            for path, layer in parts.attention.items()
-            if counts[path] is not None
-        }
-        return SmallBlock(factors, parts.mlp, keep[parts.mlp.down].sort().values)
+        """The matrices of a layer go before the next one is looked at."""
+        parts = self.parts[index]
+        losses: dict[str, list[float]] = {}
+        factors: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        for path, layer in parts.attention.items():
+            moment = moments.pop(path)
+            moment.divide(self.stream.tokens, f"{path} of block {index}")
+            found = directions(layer, moment)
+            order, losses[path] = self._ranked(
+                parts.options[path], found.scores, weight=ATTENTION_WEIGHT
+            )
+            factors[path] = _factors(found, layer, order[: _largest(parts.options[path])])
+        down = parts.mlp.down
+        order, losses[down] = self._ranked(parts.options[down], channels, weight=1.0)
+        counts = choose_ranks(parts.options, losses, self.budgets[index])
+        chosen = {}
+        for path in parts.attention:
+            low, high = factors.pop(path)
+            if (rank := counts[path]) is not None:
+                chosen[path] = (
+                    low[:rank].clone(),
+                    high[:, :rank].clone(memory_format=torch.contiguous_format),
+                )
+        return SmallBlock(chosen, parts.mlp, order[: counts[down]].sort().values)
+
+    def _ranked(
+        self, options: Options, scores: Scores, weight: float
+    ) -> tuple[torch.Tensor, list[float]]:
+        """The components, the best first, and what each form loses."""
+        value = scores.combined(self.slope_weight)
+        order = _order(value, scores.curvature)
+        return order, _losses(options, weight * value[order])
+
+
+@dataclass(slots=True)
+class SmallBlocks:
+    """Every middle block, made smaller when it is asked for, in ascending order, once each."""
+
+    kept: tuple[int, ...]
+    making: Making
+    groups: list[list[int]]  # those that were not made yet
+    harmonisers: Mapping[int, Harmoniser] = field(default_factory=dict)
+    _made: dict[int, SmallBlock] = field(default_factory=dict)
+
+    def weights(self, index: int, block: nn.Module) -> dict[str, torch.Tensor]:
+        return self.small_block(index).weights(block)
+
+    def small_block(self, index: int) -> SmallBlock:
+        """Made with the other blocks of its group; nothing keeps it."""
+        while index not in self._made:
+            group = self.groups.pop(0)
+            after = self.groups[0][0] if self.groups else None
+            self._made = self.making.small_blocks(group, after)
+        return self._made.pop(index)
 
 
 def _factors(
@@ -211,6 +233,6 @@ def _losses(options: Options, values: torch.Tensor) -> list[float]:
     return [-kept[-1 if rank is None else rank - 1] for rank in options.ranks]
 
 
-def _shifted(report: Report, start: int, total: int) -> Report:
-    """The report of a part of the work."""
-    return lambda done, _: report(start + done, total)
+def _largest(options: Options) -> int:
+    """The highest rank that saves parameters; 0 where none does."""
+    return max((rank for rank in options.ranks if rank is not None), default=0)

@@ -24,23 +24,24 @@ blocks: ReplaceMe (arXiv 2505.02819), here low-rank on the residual.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from offsite.emulator.blocks import find_blocks, parameter_count
-from offsite.emulator.instantiate import named_weights
 from offsite.emulator.methods.block_activations import (
     check_calibration,
     check_depth,
+    require_finite,
     run,
     runs_of,
     tokens_of,
     watching,
 )
 from offsite.emulator.methods.importance_drop import block_importance, least_important
+from offsite.emulator.methods.kept_blocks import KeptBlocks
 from offsite.emulator.methods.low_rank_fit import ridge_of, spectrum_by_inputs
 from offsite.emulator.methods.method import Harmoniser, MethodName
 from offsite.emulator.progress import Report
@@ -65,9 +66,9 @@ class Harmonise:
         ratio: float,
         calibration: Sequence[torch.Tensor],
         report: Report,
-    ) -> "HarmonisedBlocks":
+    ) -> KeptBlocks:
         if ratio >= 1.0:
-            return HarmonisedBlocks(tuple(middle))
+            return KeptBlocks(tuple(middle))
         modules = find_blocks(model).modules
         check_depth(self.name, model)
         map_parameters = self._map_parameters(model, modules[middle[0]])
@@ -86,7 +87,7 @@ class Harmonise:
             calibration,
             lambda done, _: report(len(calibration) + done, total),
         )
-        return HarmonisedBlocks(tuple(i for i in middle if i not in dropped), maps)
+        return KeptBlocks(tuple(i for i in middle if i not in dropped), maps)
 
     def _map_parameters(self, model: PreTrainedModel, block: nn.Module) -> int:
         hidden: int = model.config.hidden_size
@@ -101,17 +102,6 @@ class Harmonise:
                 f" {parameter_count(block)}; lower harmoniser_rank or use importance_drop"
             )
         return parameters
-
-
-@dataclass(frozen=True, slots=True)
-class HarmonisedBlocks:
-    """Some of the middle's blocks, as they are, and the maps between them."""
-
-    kept: tuple[int, ...]
-    harmonisers: Mapping[int, Harmoniser] = field(default_factory=dict)
-
-    def weights(self, index: int, block: nn.Module) -> dict[str, torch.Tensor]:
-        return {name: tensor.clone() for name, tensor in named_weights(block).items()}
 
 
 def choose_dropped(
@@ -187,6 +177,8 @@ class RunMoments:
     def fit(self, rank: int, dtype: torch.dtype) -> Harmoniser:
         """The map of that rank which loses least, with a ridge on its weights."""
         assert self._inputs is not None and self._changes is not None  # calibration is not empty
+        where = f"the run of blocks {self.blocks[0]} to {self.blocks[-1]}"
+        require_finite(where, self._inputs, self._changes)
         size = len(self._inputs)
         ridge = ridge_of(float(self._inputs.trace()), size, RIDGE_SHARE)
         inputs = self._inputs + ridge * torch.eye(size, dtype=torch.float64).to(self._inputs.device)

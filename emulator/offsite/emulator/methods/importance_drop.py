@@ -29,11 +29,12 @@ from offsite.emulator.blocks import find_blocks
 from offsite.emulator.methods.block_activations import (
     check_calibration,
     check_depth,
+    require_finite,
     tokens_of,
     watch,
 )
+from offsite.emulator.methods.kept_blocks import KeptBlocks
 from offsite.emulator.methods.method import MethodName
-from offsite.emulator.methods.uniform_drop import KeptBlocks
 from offsite.emulator.progress import Report
 
 
@@ -75,6 +76,7 @@ def block_importance(
 
     def add(index: int, before: torch.Tensor, after: torch.Tensor) -> None:
         cosine = cosine_similarity(tokens_of(before), tokens_of(after), dim=-1)
+        require_finite(f"block {index}", cosine)
         cosines[index] += float(cosine.sum(dtype=torch.float64))
 
     watch(model, blocks, add, calibration, report)
@@ -83,8 +85,5 @@ def block_importance(
 
 
 def least_important(importance: Mapping[int, float]) -> list[int]:
-    """The blocks, the least important one first; of equal ones the first, so it is deterministic.
-
-    Raises nothing for NaN: a model that computes NaN drops its blocks in their order.
-    """
+    """The blocks, the least important one first; of equal ones the first, so it is deterministic."""
     return sorted(importance, key=lambda index: (importance[index], index))

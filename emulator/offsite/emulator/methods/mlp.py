@@ -18,6 +18,9 @@ from offsite.emulator.blocks import in_attention, mlp_layers
 from offsite.emulator.linear import Linear, features, out_dim
 from offsite.secure.errors import ConfigError
 
+CHANNEL_MULTIPLE = 8
+"""Pruned MLPs have a multiple of so many channels, for matrix units."""
+
 
 @dataclass(frozen=True, slots=True)
 class Mlp:
@@ -32,6 +35,7 @@ class Mlp:
         self, block: nn.Module, weights: dict[str, torch.Tensor], keep: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """The block's weights with only the channels `keep` (ascending indices); all new."""
+        keep = keep.to(_linear(block, self.down).weight.device)
         rows = torch.cat([keep, keep + self.channels]) if self.is_fused else keep
         axes = {f"{self.down}.weight": (1 - out_dim(_linear(block, self.down)), keep)}
         for path in self.inputs:

@@ -6,15 +6,14 @@ and the last always stay. Needs no calibration.
 Source: mit-han-lab/offsite-tuning, `offsite_tuning/utils.py`; arXiv 2302.04870, section 3.2.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
-from offsite.emulator.instantiate import named_weights
-from offsite.emulator.methods.method import Harmoniser, MethodName
+from offsite.emulator.methods.kept_blocks import KeptBlocks
+from offsite.emulator.methods.method import MethodName
 from offsite.emulator.progress import Report
 
 
@@ -32,20 +31,9 @@ class UniformDrop:
         ratio: float,
         calibration: Sequence[torch.Tensor],
         report: Report,
-    ) -> "KeptBlocks":
+    ) -> KeptBlocks:
         count = max(1, round(ratio * len(middle)))
         return KeptBlocks(tuple(middle[i] for i in even_indices(len(middle), count)))
-
-
-@dataclass(frozen=True, slots=True)
-class KeptBlocks:
-    """Some of the middle's blocks, as they are; a repeated one is shared."""
-
-    kept: tuple[int, ...]
-    harmonisers: Mapping[int, Harmoniser] = field(default_factory=dict)
-
-    def weights(self, index: int, block: nn.Module) -> dict[str, torch.Tensor]:
-        return {name: tensor.clone() for name, tensor in named_weights(block).items()}
 
 
 def even_indices(length: int, count: int) -> list[int]:

@@ -17,8 +17,7 @@ norm) and FLAP (arXiv 2312.11145, structured form).
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,14 +25,20 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from offsite.emulator.blocks import find_blocks, parameter_count
-from offsite.emulator.instantiate import named_weights
 from offsite.emulator.linear import Linear, weight_out_in
+from offsite.emulator.methods.block_activations import (
+    check_calibration,
+    receiving,
+    require_finite,
+    run,
+    tokens_of,
+)
+from offsite.emulator.methods.fused import check_fused_halves
 from offsite.emulator.methods.method import Harmoniser, MethodName
-from offsite.emulator.methods.mlp import Mlp, find_mlp
+from offsite.emulator.methods.mlp import CHANNEL_MULTIPLE, Mlp, find_mlp
 from offsite.emulator.progress import Report
+from offsite.emulator.weights import named_weights
 from offsite.secure.errors import ConfigError
-
-CHANNEL_MULTIPLE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +82,7 @@ class WidthPrune:
         if all(widths[index] == mlp.channels for index, mlp in mlps.items()):
             channels = {index: torch.arange(width) for index, width in widths.items()}
             return KeptChannels(mlps, channels)
-        if not calibration:
-            raise ConfigError("width_prune needs calibration tokens; give a public text file")
+        check_calibration(self.name, calibration)
         downs = {i: blocks[i].get_submodule(mlp.down) for i, mlp in mlps.items()}
         scores = channel_scores(model, downs, calibration, report)
         channels = {index: _highest(scores[index], width) for index, width in widths.items()}
@@ -130,13 +134,13 @@ def channel_scores(
     squares: dict[int, torch.Tensor] = {}
 
     def add(index: int, received: torch.Tensor) -> None:
-        total = received.detach().float().square().flatten(0, -2).sum(0, dtype=torch.float64).cpu()
+        total = tokens_of(received).square().sum(0, dtype=torch.float64).cpu()
         squares[index] = squares[index] + total if index in squares else total
 
-    with _watching(downs, add):
+    with receiving(downs, add):
         for done, batch in enumerate(calibration, start=1):
             for row in batch:  # one at a time, so that activations are small beside the model
-                _run(model, row[None])
+                run(model, row[None])
             report(done, len(calibration))
     tokens = sum(batch.numel() for batch in calibration)
     scores = {}
@@ -144,6 +148,7 @@ def channel_scores(
         assert isinstance(down, Linear)  # find_mlp took it from linear_layers
         norms = weight_out_in(down).float().norm(dim=0).double().cpu()  # (I,)
         scores[index] = (squares[index] / tokens).sqrt() * norms
+        require_finite(f"the MLP of block {index}", scores[index])
     return scores
 
 
@@ -151,58 +156,3 @@ def _highest(scores: torch.Tensor, count: int) -> torch.Tensor:
     """Ascending indices of the highest scores; of equal ones the first, so it is deterministic."""
     order = torch.sort(scores, descending=True, stable=True).indices
     return order[:count].sort().values
-
-
-def check_fused_halves(
-    model: PreTrainedModel, block: nn.Module, mlp: Mlp, keep: torch.Tensor, batch: torch.Tensor
-) -> None:
-    """Raises ConfigError unless a fused projection holds its two halves one after the other.
-
-    Silencing both outputs of every channel that goes must leave the others as they were, which
-    fails where gate and up are interleaved.
-    """
-    seen: list[torch.Tensor] = []
-    gone = torch.ones(mlp.channels, dtype=torch.bool)
-    gone[keep] = False
-    silenced = gone.repeat(2)
-
-    def silence(_: nn.Module, __: object, output: torch.Tensor) -> torch.Tensor:
-        return output.masked_fill(silenced.to(output.device), 0.0)
-
-    sample = batch[:1, :32]
-    with _watching({0: block.get_submodule(mlp.down)}, lambda _, received: seen.append(received)):
-        _run(model, sample)
-        handle = block.get_submodule(mlp.inputs[0]).register_forward_hook(silence)
-        try:
-            _run(model, sample)
-        finally:
-            handle.remove()
-    before, after = (received.flatten(0, -2)[:, keep.to(received.device)] for received in seen)
-    if not torch.equal(before, after):
-        raise ConfigError(
-            f"{mlp.inputs[0]} does not hold gate and up one after the other, so its"
-            " channels are unknown; use uniform_drop"
-        )
-
-
-@contextmanager
-def _watching(
-    downs: Mapping[int, nn.Module], see: Callable[[int, torch.Tensor], None]
-) -> Iterator[None]:
-    """Shows what each down projection receives."""
-
-    def hook_for(index: int) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
-        return lambda _, inputs: see(index, inputs[0])
-
-    handles = [down.register_forward_pre_hook(hook_for(i)) for i, down in downs.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _run(model: PreTrainedModel, batch: torch.Tensor) -> None:
-    """The model without its head: nothing here needs logits."""
-    with torch.inference_mode():
-        model.base_model(input_ids=batch.to(model.device), use_cache=False)

@@ -16,7 +16,7 @@ SHORT_TOKENS = 160
 """Longest row for which the plain formula wins."""
 
 
-def attention_for(ids: torch.Tensor, dtype: torch.dtype) -> AbstractContextManager[None]:
+def attention_kernel(ids: torch.Tensor, dtype: torch.dtype) -> AbstractContextManager[None]:
     """Return the context for forward and backward of ``ids`` [B, T] in a model of ``dtype``.
 
     The backward pass must be inside too: gradient checkpointing runs the forward pass again there.
