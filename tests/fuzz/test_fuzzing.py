@@ -24,10 +24,17 @@ def test_a_minute_of_fuzzing_breaks_nothing(name: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.fuzz.run", name]
     options = ["--seconds", str(SECONDS), "--finds", str(tmp_path)]
     found = subprocess.run(
-        [*command, *options], cwd=ROOT, capture_output=True, text=True, check=False, timeout=SECONDS * 5
+        [*command, *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=SECONDS * 5,
     )
     finds = [f"{path.name}: {path.read_bytes()[:2000].hex()}" for path in tmp_path.iterdir()]
-    assert found.returncode == 0 and not finds, "\n".join([found.stdout[-2000:], found.stderr[-2000:], *finds])
+    assert found.returncode == 0 and not finds, "\n".join(
+        [found.stdout[-2000:], found.stderr[-2000:], *finds]
+    )
 
 
 def test_the_fuzzer_notices_a_broken_handler(tmp_path: Path) -> None:
@@ -41,6 +48,8 @@ def test_the_fuzzer_notices_a_broken_handler(tmp_path: Path) -> None:
         f"sys.argv = ['fuzz', 'exchange', '--seconds', '20', '--finds', {str(tmp_path)!r}]\n"
         "run.main()"
     )
-    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert found.returncode != 0 and "AssertionError" in found.stdout
     assert [path.name for path in tmp_path.iterdir()]

@@ -102,4 +102,15 @@ CREATE TABLE search_points (
 ) STRICT
 """
 
-MIGRATIONS: Final = (INITIAL, SEARCH)
+SECURE_SUMS: Final = """
+CREATE TABLE sum_decisions (
+    sum_id TEXT NOT NULL,
+    decision TEXT NOT NULL,
+    value BLOB NOT NULL,
+    PRIMARY KEY (sum_id, decision)
+) STRICT;
+
+ALTER TABLE messages ADD COLUMN most_reply_bytes INTEGER NOT NULL DEFAULT 67108864
+"""
+
+MIGRATIONS: Final = (INITIAL, SEARCH, SECURE_SUMS)
