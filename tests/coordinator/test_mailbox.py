@@ -171,10 +171,12 @@ def test_a_reply_that_was_killed_before_its_row_is_taken_anew(post: Post) -> Non
     assert accepted(post) == b"done"
 
 
-def test_a_reply_is_not_much_larger_than_its_instruction(post: Post) -> None:
-    allowed = MOST_REPLY_BYTES
-    with pytest.raises(PeerError, match=f"at most {allowed} bytes"):
-        post.mailbox.open_upload("anna", ReplyFile(ID, allowed + 1, bytes(32)), 0)
+def test_a_reply_is_no_larger_than_what_its_instruction_admits(post: Post) -> None:
+    file = ReplyFile(ID, MOST_REPLY_BYTES + 1, bytes(32))
+    with pytest.raises(PeerError, match=f"at most {MOST_REPLY_BYTES} bytes"):
+        post.mailbox.open_upload("anna", file, 0)
+    with pytest.raises(PeerError, match=f"at most {MOST_REPLY_BYTES} bytes"):
+        post.again().mailbox.open_upload("anna", file, 0)
 
 
 def test_listeners_are_rung_for_their_own_messages(post: Post) -> None:
