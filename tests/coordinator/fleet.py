@@ -33,6 +33,7 @@ from offsite.coordinator.secure_sums.settings import SumSettings
 from offsite.coordinator.tables.campaigns import CampaignTable
 from offsite.coordinator.tables.database import Database
 from offsite.coordinator.tables.decisions import DecisionTable
+from offsite.coordinator.tables.results import ResultTable
 from offsite.edge_client.secure_rounds import SecureRounds, Trust
 from offsite.emulator.rounds.exchange import Action
 from offsite.emulator.rounds.instruction import read_instruction, read_terms
@@ -205,12 +206,13 @@ def campaign(folder: Path, fleet: Fleet, grid: Grid | None = None, **changes: ob
     pause = changes.pop("pause", fleet.pause)
     store = changes.pop("store", None) or open_store(folder)
     decisions = changes.pop("decisions", None) or DecisionTable(_database(folder))
+    results = changes.pop("results", None) or ResultTable(_database(folder))
     return Campaign(
         record=CampaignRecord(settings(**changes), RELEASE, store, AdapterFiles(folder)),
         keys=CoordinatorKeys(COORDINATOR, AUTHORITY.public),
         grid=grid or LocalGrid(fleet.apps()),
         members=fleet.members,
-        secure=SecureParts(lambda: SIGNED_DIRECTORY, decisions, folder / "evidence"),
+        secure=SecureParts(lambda: SIGNED_DIRECTORY, decisions, results, folder / "evidence"),
         gate=gate,
         announce=Announcements(),
         clock=lambda: fleet.now,

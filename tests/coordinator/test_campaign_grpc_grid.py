@@ -54,6 +54,7 @@ class House:
             grid,
             store=self.store.campaigns,
             decisions=self.store.decisions,
+            results=self.store.results,
             pause=self.work,
             **changes,
         )

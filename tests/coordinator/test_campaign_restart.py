@@ -29,7 +29,7 @@ class Deadly:
         {
             *("create", "set_state", "open_round", "set_plan", "close_round"),
             *("push_messages", "pull_messages", "close", "write", "score"),
-            *("keep", "forget"),
+            *("keep", "forget", "add"),
         }
     )
 
@@ -126,7 +126,9 @@ def _run_until_killed(
         record=record,
         grid=Deadly(grid, fuse, before=before),
         secure=dataclasses.replace(
-            subject.secure, decisions=Deadly(subject.secure.decisions, fuse, before=before)
+            subject.secure,
+            decisions=Deadly(subject.secure.decisions, fuse, before=before),
+            results=Deadly(subject.secure.results, fuse, before=before),
         ),
         gate=Deadly(subject.gate, fuse, before=before),
     )

@@ -17,6 +17,8 @@ from offsite.coordinator.local_grid import LocalGrid
 from offsite.coordinator.secure_sums.decisions import Decision
 from offsite.coordinator.secure_sums.secure_sum import EVIDENCE, RESULT, Cohort, SecureSum
 from offsite.coordinator.secure_sums.settings import SumSettings
+from offsite.coordinator.tables.database import Database
+from offsite.coordinator.tables.results import ResultTable
 from offsite.edge_client.secure_rounds import SecureRounds, Trust
 from offsite.emulator.rounds.exchange import Action
 from offsite.emulator.rounds.flower_internals import SERVER_NODE_ID, set_task_identity
@@ -86,6 +88,7 @@ class Scene:
     def __init__(
         self, folder: Path, clients: int, gone: Mapping[int, Action] | None = None
     ) -> None:
+        folder.mkdir(exist_ok=True)
         self.folder, self.names = folder, [name_of(i) for i in range(clients)]
         directory = Directory(1, tuple(_entry(name) for name in ("coordinator", *self.names)))
         self.directory = envelope.to_bytes(sign_directory(directory, AUTHORITY))
@@ -107,6 +110,7 @@ class Scene:
             node_id(name): self.app(name, directory, leaving.get(name)) for name in self.names
         }
         self.decisions = Kept()
+        self.results = ResultTable(Database(folder / "results.sqlite"))
 
     def app(self, name: str, directory: Directory, gone_at: Action | None) -> ClientApp:
         trust = Trust(
@@ -161,7 +165,10 @@ class Scene:
                 pause=lambda _: None,
                 settings=SimpleNamespace(poll_s=0.0, sums=SumSettings()),
                 secure=SecureParts(
-                    lambda: self.directory, self.decisions, self.folder / "evidence"
+                    lambda: self.directory,
+                    self.decisions,
+                    self.results,
+                    self.folder / "evidence",
                 ),
             ),
         )

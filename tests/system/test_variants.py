@@ -31,6 +31,7 @@ from offsite.coordinator.service.artefacts import ArtefactService
 from offsite.coordinator.tables.campaigns import CampaignTable
 from offsite.coordinator.tables.database import Database
 from offsite.coordinator.tables.decisions import DecisionTable
+from offsite.coordinator.tables.results import ResultTable
 from offsite.edge_client import client_app
 from offsite.edge_client.client_app import Listener, _binding, build_client_app
 from offsite.edge_client.data import read_data
@@ -137,6 +138,7 @@ def run_round(folder: Path, release: Bundle, fleet: Fleet) -> dict[str, torch.Te
         secure=SecureParts(
             lambda: envelope.to_bytes(sign_directory(DIRECTORY, AUTHORITY)),
             DecisionTable(database),
+            ResultTable(database),
             folder / "evidence",
         ),
         gate=None,

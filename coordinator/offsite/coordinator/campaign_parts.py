@@ -13,6 +13,7 @@ from offsite.coordinator.config import StrategyName
 from offsite.coordinator.gate import Gate
 from offsite.coordinator.mailbox import Phase
 from offsite.coordinator.secure_sums.decisions import Decisions
+from offsite.coordinator.secure_sums.result_log import Results
 from offsite.coordinator.secure_sums.settings import SumSettings
 from offsite.coordinator.strategy import SERVER_LEARNING_RATE
 from offsite.coordinator.tables.campaigns import CampaignRow, CampaignState, FileRef, RoundRow
@@ -79,8 +80,9 @@ class SecureParts:
     directory: Callable[[], bytes]
     """The newest signed directory."""
     decisions: Decisions
+    results: Results
     evidence: Path
-    """Takes one folder for each sum."""
+    """Takes one folder for each sum, and the log of all results."""
     threads: int = 1
 
 

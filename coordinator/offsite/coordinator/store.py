@@ -19,6 +19,7 @@ from offsite.coordinator.tables.directories import DirectoryTable
 from offsite.coordinator.tables.invites import InviteTable
 from offsite.coordinator.tables.messages import MessageTable
 from offsite.coordinator.tables.points import PointTable
+from offsite.coordinator.tables.results import ResultTable
 
 
 class Store:
@@ -32,6 +33,7 @@ class Store:
         self.messages = MessageTable(self._database)
         self.campaigns = CampaignTable(self._database)
         self.decisions = DecisionTable(self._database)
+        self.results = ResultTable(self._database)
         self.points = PointTable(self._database)
 
     @contextmanager

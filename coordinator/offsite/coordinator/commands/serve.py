@@ -141,6 +141,7 @@ def _campaign(
         secure=SecureParts(
             directory=lambda: envelope.to_bytes(authority.signed_directory()),
             decisions=workspace.store.decisions,
+            results=workspace.store.results,
             evidence=workspace.state.evidence,
             threads=os.cpu_count() or 1,
         ),

@@ -19,6 +19,7 @@ from flwr.app import Message
 from offsite.coordinator.campaign_parts import Campaign, DurableGrid
 from offsite.coordinator.pulling import pulled
 from offsite.coordinator.secure_sums.decisions import Decision, decided
+from offsite.coordinator.secure_sums.result_log import publish
 from offsite.emulator.durable import write_atomic
 from offsite.emulator.rounds.exchange import (
     Action,
@@ -54,7 +55,7 @@ log = logging.getLogger(__name__)
 DIRECTORY = "directory"
 EVIDENCE = "evidence"
 RESULT = "result"
-"""Written last: with it the evidence is complete."""
+"""Written last of its folder: with it the evidence is complete."""
 POLL_S = 0.05
 """Between two looks for replies; an exchange takes less than tuning by far."""
 
@@ -258,7 +259,10 @@ class SecureSum:
         )
         write_atomic(self.folder / DIRECTORY, self.cohort.directory)
         write_atomic(self.folder / EVIDENCE, evidence.to_bytes())
-        write_atomic(self.folder / RESULT, signed(result, self.campaign.keys.identity))
+        key, secure = self.campaign.keys.identity, self.campaign.secure
+        published = signed(result, key)
+        write_atomic(self.folder / RESULT, published)
+        publish(secure.results, self.cohort.sum_id, published, secure.evidence, key)
 
     def _vector_path(self, name: str) -> Path:
         return self.folder / f"{name}.masked"
