@@ -190,6 +190,20 @@ def test_a_client_may_vanish_in_every_phase_and_the_round_counts(
     assert (row.metrics["updates"], row.state) == (6 if survives else 5, RoundState.CLOSED)
 
 
+def test_a_sum_that_came_to_nothing_leaves_nothing_behind(tmp_path: Path) -> None:
+    def vanishes(name, message, answer):
+        if message.metadata.message_type == Action.CONFIRM.message_type:
+            assert list((tmp_path / "evidence").rglob("*.masked"))
+            raise RuntimeError("gone")
+        return answer(message)
+
+    fleet = Fleet({"bob": vanishes})
+    with pytest.raises(TransportError, match=r"found 0 \(1 refused, 0 late, 1 dropped"):
+        run_campaign(campaign(tmp_path, fleet, rounds=1, attempts=2))
+    assert not list((tmp_path / "evidence").iterdir())
+    assert len(fleet.trained) == 6  # every attempt is tuned anew, for a sum of its own
+
+
 def test_what_is_not_masked_never_reaches_the_coordinator(tmp_path: Path) -> None:
     """Neither in its folders nor on the grid: no float, no encoded word, no count of examples."""
     fleet = Fleet()
@@ -320,7 +334,7 @@ def test_cohorts_together_give_the_mean_of_all(tmp_path: Path) -> None:
         torch.testing.assert_close(found[key], value, rtol=0, atol=1e-6)
     (row,) = open_store(tmp_path).rounds(1)
     assert (row.metrics["cohorts"], row.metrics["updates"]) == (3, 9)
-    assert len(list((tmp_path / "evidence").iterdir())) == 3
+    assert len(list((tmp_path / "evidence").glob("1.1.1.*"))) == 3
 
 
 def test_a_cohort_far_larger_than_the_others_is_refused_and_they_count(
