@@ -198,7 +198,7 @@ def test_a_sum_that_came_to_nothing_leaves_nothing_behind(tmp_path: Path) -> Non
         return answer(message)
 
     fleet = Fleet({"bob": vanishes})
-    with pytest.raises(TransportError, match=r"found 0 \(1 refused, 0 late, 1 dropped"):
+    with pytest.raises(TransportError, match=r"found 0 \(1 refused, 0 late, 2 dropped out"):
         run_campaign(campaign(tmp_path, fleet, rounds=1, attempts=2))
     assert not list((tmp_path / "evidence").iterdir())
     assert len(fleet.trained) == 6  # every attempt is tuned anew, for a sum of its own
