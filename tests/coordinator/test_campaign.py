@@ -1,8 +1,9 @@
 """The round loop, on real Flower messages, strategies and ClientApps in one process."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,31 +11,38 @@ from flwr.app import Message, Metadata
 from flwr.serverapp import Grid
 from tests.coordinator.fleet import (
     ADAPTER,
-    KEYS,
+    MANY,
     NAMES,
-    SEALING,
+    SCHEMA,
     Announcements,
+    Delta,
     Fleet,
     FormulaGate,
+    Reply,
     campaign,
     delta_of,
-    honest,
     open_store,
 )
 from torch import Tensor
 
+from offsite.coordinator.attempt import open_attempt
 from offsite.coordinator.campaign import run_campaign
 from offsite.coordinator.campaign_parts import DurableGrid
 from offsite.coordinator.config import StrategyName
 from offsite.coordinator.local_grid import LocalGrid
 from offsite.coordinator.mailbox import Phase
-from offsite.coordinator.strategy import aggregate, begin_round, make_strategy
+from offsite.coordinator.secure_sums.cohorts import check_sizes, divide, draw_cohorts
+from offsite.coordinator.secure_sums.settings import SumSettings
+from offsite.coordinator.strategy import CohortUpdate, aggregate, begin_round, make_strategy
 from offsite.coordinator.tables.campaigns import CampaignState, RoundState
+from offsite.emulator.rounds.exchange import Action, exchange_content, read_exchange
 from offsite.emulator.rounds.flower_internals import message_with_metadata
-from offsite.emulator.rounds.instruction import reply_content
-from offsite.emulator.rounds.update import Update, seal_update
+from offsite.emulator.rounds.vector import to_vector
+from offsite.secure.aggregation.policy import PolicyFloor
 from offsite.secure.errors import ConfigError, TransportError
 from offsite.secure.names import node_id
+
+pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
 def _equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
@@ -42,41 +50,26 @@ def _equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
 
 
 def test_fedavg_is_the_mean_weighted_by_examples(tmp_path: Path) -> None:
-    seeds: list[int] = []
-
-    def remember(name, message, adapter, digest, seed):
-        seeds.append(seed)
-        return honest(name, message, adapter, digest, seed)
-
-    fleet = Fleet(replies={name: remember for name in NAMES})
+    fleet = Fleet()
     result = run_campaign(campaign(tmp_path, fleet, rounds=1))
     weights = {name: (1 + i) / 6 for i, name in enumerate(NAMES)}
     for key, value in ADAPTER.items():
-        mean = sum(weights[n] * (value + delta_of(n, ADAPTER, seeds[0])[key]) for n in NAMES)
+        mean = sum(weights[n] * (value + delta_of(n, ADAPTER, fleet.seeds[0])[key]) for n in NAMES)
         torch.testing.assert_close(result.adapter[key], mean, rtol=0, atol=1e-6)
         assert result.adapter[key].dtype == torch.float32
 
 
 def test_fedadam_goes_on_with_its_moments_from_round_to_round(tmp_path: Path) -> None:
-    seeds: list[int] = []
-
-    def remember(name, message, adapter, digest, seed):
-        seeds.append(seed)
-        return honest(name, message, adapter, digest, seed)
-
-    fleet = Fleet(replies={"alice": remember})
-    adam = StrategyName.FEDADAM
+    fleet, adam = Fleet(), StrategyName.FEDADAM
     found = run_campaign(campaign(tmp_path, fleet, rounds=3, gate=None, strategy=adam))
     strategy, adapter = make_strategy(adam), dict(ADAPTER)  # one object for all rounds
-    metadata = Metadata(1, "r", 5, 1, "m", "1.1", 0.0, 9.0, "train")
-    for number, seed in enumerate(seeds, start=1):
-        updates = [
-            (metadata, Update(name, delta_of(name, adapter, seed), 10 * (1 + i), {}))
-            for i, name in enumerate(NAMES)
-        ]
+    for number, seed in enumerate(fleet.seeds[:: len(NAMES)], start=1):
+        deltas = [delta_of(name, adapter, seed) for name in NAMES]
+        mean = {key: sum((1 + i) * d[key] for i, d in enumerate(deltas)) / 6 for key in adapter}
         begin_round(strategy, adapter, {})
-        adapter, _ = aggregate(strategy, number, adapter, updates)
-    assert len(seeds) == 3 and _equal(found.adapter, adapter)
+        adapter = aggregate(strategy, number, adapter, [CohortUpdate("0", mean, 60.0)])
+    for key, value in found.adapter.items():
+        torch.testing.assert_close(value, adapter[key], rtol=0, atol=1e-6)
 
 
 def test_a_campaign_runs_its_rounds_and_says_so(tmp_path: Path) -> None:
@@ -92,7 +85,8 @@ def test_a_campaign_runs_its_rounds_and_says_so(tmp_path: Path) -> None:
     assert row is not None and row.state is CampaignState.ENDED
     assert "round 1 of 3 is best: gate 0.6000, full model 0.5000" in row.reason
     metrics = open_store(tmp_path).rounds(row.campaign_id)[0].metrics
-    assert (metrics["updates"], metrics["examples"], metrics["client_loss"]) == (3, 60, 1.0)
+    assert (metrics["updates"], metrics["cohorts"], metrics["dropped"]) == (3, 1, 0)
+    assert metrics["update_bytes"] > 4 * 16 and metrics["secure_s"] > 0
 
 
 def test_running_an_ended_campaign_again_gives_the_same_result(tmp_path: Path) -> None:
@@ -110,81 +104,55 @@ def test_another_release_under_way_is_refused(tmp_path: Path) -> None:
         run_campaign(campaign(tmp_path, Fleet()))
 
 
-# ---- bad updates
+# ---- bad replies
 
 
-def _nan(name, message, adapter, digest, seed):
-    return _sealed(message, {k: v * float("nan") for k, v in adapter.items()}, digest)
-
-
-def _missing(name, message, adapter, digest, seed):
-    return _sealed(message, {"top.0.w": adapter["top.0.w"]}, digest)
-
-
-def _extra(name, message, adapter, digest, seed):
-    return _sealed(message, {**adapter, "top.9.w": torch.ones(1)}, digest)
-
-
-def _misshapen(name, message, adapter, digest, seed):
-    return _sealed(message, {**adapter, "top.0.b": torch.ones(4)}, digest)
-
-
-def _huge(name, message, adapter, digest, seed):
-    return _sealed(message, {k: torch.full_like(v, 3e38) for k, v in adapter.items()}, digest)
-
-
-def _stale(name, message, adapter, digest, seed):
-    return _sealed(message, adapter, b"o" * 32)
-
-
-def _borrowed(name, message, adapter, digest, seed):
-    return honest("alice", message, adapter, digest, seed)
-
-
-def _raises(name, message, adapter, digest, seed):
+def _raises(name, message, answer):
     raise RuntimeError("no memory")
 
 
-def _plain(name, message, adapter, digest, seed):
+def _plain(name, message, answer):
     return Message(message.content, reply_to=message)
 
 
-def _sealed(message: Message, delta: dict[str, Tensor], digest: bytes) -> Message:
-    sealed = seal_update(
-        delta,
-        num_examples=1,
-        metrics={},
-        plan_digest=digest,
-        client_id="bob",
-        identity=KEYS["bob"],
-        sealing_public=SEALING.public_bytes,
-    )
-    return Message(reply_content(sealed, 1), reply_to=message)
+def _cut(name, message, answer):
+    digest, body = read_exchange(answer(message))
+    return Message(exchange_content(digest, body[:-1]), reply_to=message)
+
+
+def _stale(name, message, answer):
+    _, body = read_exchange(answer(message))
+    return Message(exchange_content(bytes(32), body), reply_to=message)
+
+
+def _borrowed(fleet: Fleet) -> Reply:
+    return lambda name, message, answer: fleet.tune("alice", message)
+
+
+def _only_when_tuning(reply: Reply) -> Reply:
+    def answers(name, message, answer):
+        if message.metadata.message_type != "train":
+            return answer(message)
+        return reply(name, message, answer)
+
+    return answers
 
 
 @pytest.mark.parametrize(
     ("reply", "said"),
     [
-        (_nan, "update of bob: tensor top.0.b: .*NaN"),
-        (_missing, "update of bob: tensor top.0.b: expected .*found none"),
-        (_extra, "update of bob: tensor top.9.w: expected none"),
-        (_misshapen, "update of bob: tensor top.0.b"),
-        (_huge, "update of bob: tensor top.0..: changes by more than 10000"),
-        (_stale, "update of bob: .*another round"),
-        (_borrowed, "update of bob: it was made by another client"),
-        (_raises, "reply of bob: the client could not do it: RuntimeError: no memory"),
-        (_plain, "reply of bob: reply: expected a sealed update"),
+        (_raises, "bob left out: the client could not do it: RuntimeError: no memory"),
+        (_plain, "bob left out: expected a step of a secure sum"),
+        (_cut, "bob left out: "),
+        (_stale, "bob left out: expected a step of this sum, found one of another"),
+        ("borrowed", "bob left out: expected its own advertisement, found one of alice"),
     ],
 )
-def test_a_bad_update_is_named_and_the_others_count(
-    reply,
-    said: str,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_bad_reply_is_named_and_the_others_count(
+    reply, said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("offsite.emulator.rounds.update._check_own", lambda *_: None)
-    fleet = Fleet(replies={"bob": reply})
+    fleet = Fleet()
+    fleet.replies["bob"] = _only_when_tuning(_borrowed(fleet) if reply == "borrowed" else reply)
     result = run_campaign(campaign(tmp_path, fleet, rounds=1))
     without = run_campaign(
         campaign(tmp_path / "other", Fleet(names=("alice", "carol")), rounds=1, min_clients=2)
@@ -193,6 +161,78 @@ def test_a_bad_update_is_named_and_the_others_count(
     assert any(re.search(said, record.getMessage()) for record in caplog.records)
     row = open_store(tmp_path).rounds(1)[0]
     assert (row.metrics["updates"], row.metrics["refused"]) == (2, 1)
+
+
+def test_an_update_that_is_not_finite_never_leaves(tmp_path: Path) -> None:
+    broken: Delta = lambda name, adapter, seed: {k: v * float("nan") for k, v in adapter.items()}
+    fleet = Fleet(deltas={"bob": broken})
+    run_campaign(campaign(tmp_path, fleet, rounds=1))
+    row = open_store(tmp_path).rounds(1)[0]
+    assert (row.metrics["updates"], row.metrics["refused"]) == (2, 1)
+    assert not list((fleet.folder / "bob").rglob("words"))
+
+
+@pytest.mark.parametrize("action", Action)
+def test_a_client_may_vanish_in_every_phase_and_the_round_counts(
+    action: Action, tmp_path: Path
+) -> None:
+    order = ["train", *(a.message_type for a in Action)]
+
+    def vanishes(name, message, answer):
+        if order.index(message.metadata.message_type) >= order.index(action.message_type):
+            raise RuntimeError("gone")
+        return answer(message)
+
+    fleet = Fleet({"edge-4": vanishes}, names=MANY[:6])
+    run_campaign(campaign(tmp_path, fleet, rounds=1, min_clients=6))
+    (row,) = open_store(tmp_path).rounds(1)
+    survives = action in (Action.CONFIRM, Action.REVEAL)
+    assert (row.metrics["updates"], row.state) == (6 if survives else 5, RoundState.CLOSED)
+
+
+def test_a_sum_that_came_to_nothing_leaves_nothing_behind(tmp_path: Path) -> None:
+    def vanishes(name, message, answer):
+        if message.metadata.message_type == Action.CONFIRM.message_type:
+            assert list((tmp_path / "evidence").rglob("*.masked"))
+            raise RuntimeError("gone")
+        return answer(message)
+
+    fleet = Fleet({"bob": vanishes})
+    with pytest.raises(TransportError, match=r"found 0 \(1 refused, 0 late, 2 dropped out"):
+        run_campaign(campaign(tmp_path, fleet, rounds=1, attempts=2))
+    assert not list((tmp_path / "evidence").iterdir())
+    assert len(fleet.trained) == 6  # every attempt is tuned anew, for a sum of its own
+
+
+def test_what_is_not_masked_never_reaches_the_coordinator(tmp_path: Path) -> None:
+    """Neither in its folders nor on the grid: no float, no encoded word, no count of examples."""
+    fleet = Fleet()
+    grid = Hearing(fleet.apps())
+    run_campaign(campaign(tmp_path, fleet, grid, rounds=1))
+    stored = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert grid.heard and len(stored) > 5
+    for name in NAMES:
+        update = to_vector(delta_of(name, ADAPTER, fleet.seeds[0]), SCHEMA).tobytes()
+        encoded = next((fleet.folder / name).rglob("words")).read_bytes()
+        for data in [*grid.heard, *stored]:
+            assert update[:16] not in data and encoded[:16] not in data
+    assert all(b"num-examples" not in data and b"loss" not in data for data in grid.heard)
+
+
+class Hearing(LocalGrid):
+    """Remembers the bytes of every reply."""
+
+    @property
+    def heard(self) -> list[bytes]:
+        return self._kept
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._kept: list[bytes] = []
+
+    def _answer(self, message_id: str) -> bytes:
+        self._kept.append(super()._answer(message_id))
+        return self._kept[-1]
 
 
 def test_a_client_revoked_during_the_round_is_left_out(tmp_path: Path) -> None:
@@ -215,6 +255,8 @@ class Doubling(LocalGrid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         replies = list(super().pull_messages(message_ids))
+        if len(replies) != 3 or replies[0].metadata.message_type != "train":
+            return replies
         by_node = {reply.metadata.src_node_id: reply for reply in replies}
         alice, bob = by_node[node_id("alice")], by_node[node_id("bob")]
         metadata = Metadata(
@@ -237,66 +279,117 @@ def test_a_client_counts_once_in_a_round(tmp_path: Path, caplog: pytest.LogCaptu
     without = Fleet(names=("alice", "carol"))
     expected = run_campaign(campaign(tmp_path / "other", without, rounds=1, min_clients=2))
     assert _equal(result.adapter, expected.adapter)
-    assert "update of alice: a second one in the same round" in caplog.text
+    assert "it was not asked, or has answered before" in caplog.text
 
 
-def test_a_client_that_claims_too_many_examples_is_left_out(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    run_campaign(campaign(tmp_path, Fleet(), rounds=1, max_examples=29))
-    assert re.search("update of carol: .*from 1 to 29, found 30", caplog.text)
-    assert open_store(tmp_path).rounds(1)[0].metrics["examples"] == 30
+def test_a_client_weighs_no_more_than_the_full_weight(tmp_path: Path) -> None:
+    fleet = Fleet()
+    sums = SumSettings(full_weight=10)  # all three have as many or more
+    result = run_campaign(campaign(tmp_path, fleet, rounds=1, sums=sums))
+    for key, value in ADAPTER.items():
+        mean = sum(value + delta_of(n, ADAPTER, fleet.seeds[0])[key] for n in NAMES) / 3
+        torch.testing.assert_close(result.adapter[key], mean, rtol=0, atol=1e-6)
 
 
-def _of_norm(norm: float) -> Callable[..., Message]:
-    def reply(
-        name: str, message: Message, adapter: dict[str, Tensor], digest: bytes, seed: int
-    ) -> Message:
+def test_an_update_is_clipped_on_the_edge(tmp_path: Path) -> None:
+    fleet = Fleet({}, deltas=dict.fromkeys(NAMES, _of_norm(2.0)))
+    result = run_campaign(campaign(tmp_path, fleet, rounds=1, sums=SumSettings(clip_norm=0.5)))
+    change = torch.cat([(result.adapter[key] - value).flatten() for key, value in ADAPTER.items()])
+    assert float(change.norm()) == pytest.approx(0.5, abs=1e-4)
+
+
+# ---- cohorts
+
+
+def _of_norm(norm: float) -> Delta:
+    def delta(name: str, adapter: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
         entries = sum(tensor.numel() for tensor in adapter.values())
-        delta = {key: torch.full_like(t, norm / entries**0.5) for key, t in adapter.items()}
-        sealed = seal_update(
-            delta,
-            num_examples=10,
-            metrics={},
-            plan_digest=digest,
-            client_id=name,
-            identity=KEYS[name],
-            sealing_public=SEALING.public_bytes,
-        )
-        return Message(reply_content(sealed, 1), reply_to=message)
+        return {key: torch.full_like(t, norm / entries**0.5) for key, t in adapter.items()}
 
-    return reply
+    return delta
 
 
-def test_an_update_far_larger_than_the_others_is_refused_and_they_count(
+def _cohort_of(names: tuple[str, ...], cohorts: int, folder: Path) -> tuple[tuple[str, ...], ...]:
+    """Who meets whom in the first attempt of a campaign's first round."""
+    fleet = Fleet(names=names)
+    sums = SumSettings(cohorts=cohorts)
+    subject = campaign(folder, fleet, min_clients=len(names), sums=sums)
+    attempt = open_attempt(subject, subject.record.open(fleet.now), 1)
+    return tuple(tuple(sorted(cohort.keys)) for cohort in draw_cohorts(subject, attempt))
+
+
+def _with_cohorts(
+    folder: Path, deltas: dict[str, Delta], replies: dict[str, Reply] | None = None
+) -> dict[str, Tensor]:
+    fleet = Fleet(replies or {}, names=MANY, deltas=deltas)
+    sums = SumSettings(cohorts=3, full_weight=100)
+    return run_campaign(campaign(folder, fleet, rounds=1, min_clients=9, sums=sums)).adapter
+
+
+def test_cohorts_together_give_the_mean_of_all(tmp_path: Path) -> None:
+    found = _with_cohorts(tmp_path, {})
+    fleet = Fleet(names=MANY)
+    one = run_campaign(campaign(tmp_path / "one", fleet, rounds=1, min_clients=9)).adapter
+    for key, value in one.items():
+        torch.testing.assert_close(found[key], value, rtol=0, atol=1e-6)
+    (row,) = open_store(tmp_path).rounds(1)
+    assert (row.metrics["cohorts"], row.metrics["updates"]) == (3, 9)
+    assert len(list((tmp_path / "evidence").glob("1.1.1.*"))) == 3
+
+
+def test_a_cohort_far_larger_than_the_others_is_refused_and_they_count(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    replies = {"alice": _of_norm(0.1), "bob": _of_norm(1.1), "carol": _of_norm(0.1)}
-    result = run_campaign(campaign(tmp_path, Fleet(replies), rounds=1))
-    without = Fleet(replies, names=("alice", "carol"))
-    expected = run_campaign(campaign(tmp_path / "other", without, rounds=1, min_clients=2))
-    assert _equal(result.adapter, expected.adapter)
-    assert re.search("refused: update of bob: expected a norm of at most 1, .*1.1", caplog.text)
-    row = open_store(tmp_path).rounds(1)[0]
-    assert (row.metrics["updates"], row.metrics["refused"]) == (2, 1)
+    large = _cohort_of(MANY, 3, tmp_path / "draw")[1]
+    deltas = {name: _of_norm(1.1 if name in large else 0.1) for name in MANY}
+    found = _with_cohorts(tmp_path, deltas)
+    for key, value in ADAPTER.items():
+        change = 0.1 / 15**0.5
+        torch.testing.assert_close(found[key], value + change, rtol=0, atol=1e-6)
+    assert re.search(r"cohort 1.1.1.1 refused: expected a mean of norm at most 1, ", caplog.text)
+    (row,) = open_store(tmp_path).rounds(1)
+    assert (row.metrics["updates"], row.metrics["cohorts_lost"]) == (6, 1)
+
+
+def test_a_cohort_that_fails_is_lost_and_the_others_count(tmp_path: Path) -> None:
+    lost = _cohort_of(MANY, 3, tmp_path / "draw")[2]
+    replies = dict.fromkeys(lost[:2], _raises)
+    deltas = {name: _of_norm(5.0 if name in lost else 0.1) for name in MANY}
+    found = _with_cohorts(tmp_path, deltas, replies)
+    for key, value in ADAPTER.items():
+        torch.testing.assert_close(found[key], value + 0.1 / 15**0.5, rtol=0, atol=1e-6)
+    (row,) = open_store(tmp_path).rounds(1)
+    counts = [row.metrics[key] for key in ("updates", "refused", "dropped", "cohorts_lost")]
+    assert counts == [6, 2, 1, 1]
+
+
+def test_cohorts_change_with_the_seed_and_are_of_nearly_equal_size() -> None:
+    first, second = (divide(MANY, 2, seed) for seed in (1, 2))
+    assert [len(cohort) for cohort in first] == [5, 4]
+    assert sorted(name for cohort in first for name in cohort) == sorted(MANY)
+    assert first != second and first == divide(MANY[::-1], 2, 1)
 
 
 @pytest.mark.parametrize(
-    "replies",
-    [
-        {"alice": _of_norm(0.1), "bob": _of_norm(0.9), "carol": _of_norm(0.1)},
-        {"alice": _of_norm(0.0), "bob": _of_norm(0.0), "carol": _of_norm(0.0)},
-    ],
+    ("clients", "cohorts", "least", "said"),
+    [(5, 2, 3, "at least min_replies = 3"), (256, 1, 2, "at least 2 cohorts")],
 )
-def test_updates_of_usual_norms_all_count(replies, tmp_path: Path) -> None:
-    run_campaign(campaign(tmp_path, Fleet(replies), rounds=1))
-    assert open_store(tmp_path).rounds(1)[0].metrics["updates"] == 3
+def test_a_cohort_too_small_or_too_large_is_refused(
+    clients: int, cohorts: int, least: int, said: str
+) -> None:
+    names = [f"edge-{index}" for index in range(clients)]
+    with pytest.raises(ConfigError, match=said):
+        check_sizes(divide(names, cohorts, 0), least)
 
 
-def test_of_two_updates_neither_is_an_outlier(tmp_path: Path) -> None:
-    fleet = Fleet({"alice": _of_norm(0.1), "bob": _of_norm(5.0)}, names=("alice", "bob"))
-    run_campaign(campaign(tmp_path, fleet, rounds=1, min_clients=2))
-    assert open_store(tmp_path).rounds(1)[0].metrics["updates"] == 2
+def test_terms_below_the_policy_of_the_edges_are_refused_by_all(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet = Fleet(policy=PolicyFloor())  # five at least
+    with pytest.raises(TransportError, match=r"found 0 \(3 refused, 0 late, 0 dropped out\)"):
+        run_campaign(campaign(tmp_path, fleet, rounds=1))
+    assert not fleet.trained
+    assert "policy refuses the round: a cohort of 2 is enough for it" in caplog.text
 
 
 # ---- stragglers, quorum, failure
@@ -325,10 +418,10 @@ def test_stragglers_past_the_deadline_are_left_out(tmp_path: Path) -> None:
 def test_too_few_updates_repeat_the_round_with_another_seed(tmp_path: Path) -> None:
     failures = iter([True, True])
 
-    def flaky(name, message, adapter, digest, seed):
+    def flaky(name, message, answer):
         if next(failures, False):
             raise RuntimeError("busy")
-        return honest(name, message, adapter, digest, seed)
+        return answer(message)
 
     fleet = Fleet(replies={"bob": flaky, "carol": flaky})
     assert run_campaign(campaign(tmp_path, fleet, rounds=1)).released
@@ -339,7 +432,7 @@ def test_too_few_updates_repeat_the_round_with_another_seed(tmp_path: Path) -> N
 def test_a_round_without_updates_fails_clearly_and_the_next_run_goes_on(tmp_path: Path) -> None:
     fleet = Fleet(replies={name: _raises for name in NAMES})
     subject = campaign(tmp_path, fleet, rounds=1)
-    said = r"round 1: expected at least 2 updates, found 0 \(3 refused, 0 late\) in 3 attempts"
+    said = r"round 1: expected at least 2 updates, found 0 \(3 refused, 0 late, 0 dropped out\) in 3 attempts"
     with pytest.raises(TransportError, match=said):
         run_campaign(subject)
     row = open_store(tmp_path).current()
@@ -355,9 +448,9 @@ def test_a_campaign_that_failed_keeps_its_closed_rounds_and_gets_as_many_attempt
 ) -> None:
     expected = run_campaign(campaign(tmp_path / "whole", Fleet(), rounds=2))
 
-    def fails_from_round_two(name, message, adapter, digest, seed):
-        if _equal(adapter, ADAPTER):
-            return honest(name, message, adapter, digest, seed)
+    def fails_from_round_two(name, message, answer):
+        if message.metadata.group_id.startswith("1."):
+            return answer(message)
         raise RuntimeError("down")
 
     fleet = Fleet(replies={name: fails_from_round_two for name in NAMES})

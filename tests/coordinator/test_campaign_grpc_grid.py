@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from flwr.app import Context, RecordDict
-from tests.coordinator.fleet import KEYS, NAMES, Fleet, campaign
+from tests.coordinator.fleet import KEYS, NAMES, SCHEMA, Fleet, campaign
 
 from offsite.coordinator.campaign import run_campaign
 from offsite.coordinator.campaign_parts import Campaign, DurableGrid
@@ -15,7 +15,9 @@ from offsite.coordinator.mailbox import Mailbox
 from offsite.coordinator.spool import ReplyFile, Spool
 from offsite.coordinator.store import Store
 from offsite.coordinator.tables.clients import CertificateRef
+from offsite.emulator.rounds.exchange import most_reply_bytes
 from offsite.emulator.rounds.messages import message_from_bytes, message_to_bytes
+from offsite.emulator.rounds.vector import value_count
 from offsite.secure.names import node_id
 
 
@@ -38,10 +40,23 @@ class House:
             self.store.clients.touch(name, "", fleet.now)
 
     def campaign(self, **changes: object) -> Campaign:
-        grid = GrpcGrid(self.mailbox, self.store, 1, lambda: self.fleet.now)
+        grid = GrpcGrid(
+            self.mailbox,
+            self.store,
+            1,
+            lambda: self.fleet.now,
+            lambda message: most_reply_bytes(message.metadata.message_type, value_count(SCHEMA)),
+        )
         assert isinstance(grid, DurableGrid)
         return campaign(
-            self.folder, self.fleet, grid, store=self.store.campaigns, pause=self.work, **changes
+            self.folder,
+            self.fleet,
+            grid,
+            store=self.store.campaigns,
+            decisions=self.store.decisions,
+            results=self.store.results,
+            pause=self.work,
+            **changes,
         )
 
     def work(self, seconds: float) -> None:
@@ -73,7 +88,8 @@ def test_it_gives_the_adapter_of_the_local_engine(tmp_path: Path) -> None:
     assert not list((tmp_path / "grpc" / "spool").iterdir())  # nothing stays behind
 
 
-@pytest.mark.parametrize("pauses", [1, 2, 3])
+@pytest.mark.usefixtures("no_fsync")
+@pytest.mark.parametrize("pauses", range(1, 13))
 def test_killed_while_updates_come_in_nobody_trains_twice(pauses: int, tmp_path: Path) -> None:
     local = run_campaign(campaign(tmp_path / "local", Fleet()))
     fleet, left = Fleet(), [pauses]

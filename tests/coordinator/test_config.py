@@ -1,13 +1,16 @@
 """Settings of the coordinator: every value that would fail later is refused at once."""
 
+import math
 from pathlib import Path
 
 import pytest
 
 from offsite.coordinator.config import CoordinatorConfig
+from offsite.coordinator.secure_sums.settings import SumSettings
 from offsite.coordinator.workspace import absolute_paths
 from offsite.coordinator.workspace_campaign import settings_of
 from offsite.emulator.settings import load_settings, render_toml
+from offsite.secure.aggregation.keystream import Generator
 from offsite.secure.errors import ConfigError
 
 
@@ -49,7 +52,17 @@ from offsite.secure.errors import ConfigError
         "adapter.alpha=0",
         "campaign.name=",
         "campaign.min_clients=901",
-        "campaign.min_replies=3",
+        "campaign.min_replies=6",
+        "campaign.min_replies=1",
+        "campaign.cohorts=0",
+        "campaign.cohorts=2",
+        "campaign.phase_s=0",
+        "campaign.phase_s=nan",
+        "campaign.full_weight=0",
+        "campaign.clip_norm=-1",
+        "campaign.clip_norm=inf",
+        "campaign.coordinate_bound=0",
+        "campaign.coordinate_bound=10001",
         "campaign.rounds=0",
         "campaign.patience=-1",
         "campaign.deadline_s=inf",
@@ -58,8 +71,6 @@ from offsite.secure.errors import ConfigError
         "campaign.server_learning_rate=0",
         "campaign.server_learning_rate=inf",
         "campaign.seed=-1",
-        "campaign.max_examples=0",
-        "campaign.max_examples=1000000001",
         "gate.limit=-1",
         "gate.tolerance=nan",
         "gate.batch_tokens=0",
@@ -90,9 +101,19 @@ def test_what_works_is_allowed(override: str) -> None:
     load_settings(CoordinatorConfig, None, [override])
 
 
-def test_the_most_examples_that_a_client_may_claim_reach_the_campaign() -> None:
-    config = load_settings(CoordinatorConfig, None, ["campaign.max_examples=123"])
-    assert settings_of(config).max_examples == 123
+def test_how_sums_are_made_reaches_the_campaign() -> None:
+    given = {"clip_norm": "0.5", "full_weight": "12", "keystream": "aes256_ctr", "phase_s": "9"}
+    overrides = [f"campaign.{key}={value}" for key, value in given.items()]
+    sums = settings_of(load_settings(CoordinatorConfig, None, overrides)).sums
+    assert (sums.norm_bound, sums.full_weight, sums.phase_s) == (0.5, 12, 9.0)
+    assert sums.generator is Generator.AES256_CTR
+    assert settings_of(CoordinatorConfig()).sums == SumSettings()
+    assert SumSettings().norm_bound == math.inf
+
+
+def test_cohorts_of_at_least_min_replies_are_allowed() -> None:
+    given = ["campaign.cohorts=3", "campaign.min_clients=15"]
+    assert settings_of(load_settings(CoordinatorConfig, None, given)).sums.cohorts == 3
 
 
 def test_all_problems_of_all_sections_are_reported_together() -> None:

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from tests.loopback import Post
 
-from offsite.coordinator.mailbox import REPLY_SURPLUS_BYTES, Outgoing
+from offsite.coordinator.mailbox import Outgoing
 from offsite.coordinator.spool import ReplyFile
 from offsite.secure.errors import ExpiredError, PeerError
 
 ID, OTHER = "a" * 32, "b" * 32
 DEADLINE_S = 60.0
+MOST_REPLY_BYTES = 1 << 20
 
 
 @pytest.fixture
@@ -25,7 +26,8 @@ def post(tmp_path: Path) -> Post:
 
 
 def outgoing(message_id: str, client_id: str) -> Outgoing:
-    return Outgoing(message_id, client_id, b"tune " + client_id.encode(), time.time() + DEADLINE_S)
+    data = b"tune " + client_id.encode()
+    return Outgoing(message_id, client_id, data, time.time() + DEADLINE_S, MOST_REPLY_BYTES)
 
 
 def reply(post: Post, data: bytes, client_id: str = "anna", message_id: str = ID) -> None:
@@ -169,10 +171,12 @@ def test_a_reply_that_was_killed_before_its_row_is_taken_anew(post: Post) -> Non
     assert accepted(post) == b"done"
 
 
-def test_a_reply_is_not_much_larger_than_its_instruction(post: Post) -> None:
-    allowed = len(b"tune anna") + REPLY_SURPLUS_BYTES
-    with pytest.raises(PeerError, match=f"at most {allowed} bytes"):
-        post.mailbox.open_upload("anna", ReplyFile(ID, allowed + 1, bytes(32)), 0)
+def test_a_reply_is_no_larger_than_what_its_instruction_admits(post: Post) -> None:
+    file = ReplyFile(ID, MOST_REPLY_BYTES + 1, bytes(32))
+    with pytest.raises(PeerError, match=f"at most {MOST_REPLY_BYTES} bytes"):
+        post.mailbox.open_upload("anna", file, 0)
+    with pytest.raises(PeerError, match=f"at most {MOST_REPLY_BYTES} bytes"):
+        post.again().mailbox.open_upload("anna", file, 0)
 
 
 def test_listeners_are_rung_for_their_own_messages(post: Post) -> None:

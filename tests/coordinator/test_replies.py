@@ -11,6 +11,7 @@ from tests.coordinator.fleet import Fleet, campaign
 from offsite.coordinator.attempt import open_attempt, send
 from offsite.coordinator.local_grid import LocalGrid
 from offsite.coordinator.replies import collect
+from offsite.coordinator.secure_sums.cohorts import draw_cohorts
 
 
 class Watched(LocalGrid):
@@ -24,14 +25,17 @@ class Watched(LocalGrid):
             yield message
 
 
-def test_an_opened_update_is_not_kept_sealed_as_well(tmp_path: Path) -> None:
+def test_no_reply_of_a_client_is_kept_once_it_was_added(tmp_path: Path) -> None:
+    """A masked vector is as large as the adapter, and there may be 255 of them."""
     fleet = Fleet()
     grid = Watched(fleet.apps())
     grid.given = []
     subject = campaign(tmp_path, fleet, grid)
     attempt = open_attempt(subject, subject.record.open(fleet.now), 1)
-    replies = collect(subject, attempt, send(subject, attempt))
+    cohorts = draw_cohorts(subject, attempt)
+    ids = send(subject, attempt, [(c.terms, tuple(c.keys)) for c in cohorts])
+    replies = collect(subject, attempt, cohorts, ids)
     gc.collect()
-    assert len(replies.updates) == len(grid.given) == 3
-    assert [ref() for ref in grid.given] == [None] * 3
-    assert replies.update_bytes > sum(t.nbytes for t in replies.updates[0][1].delta.values())
+    assert (replies.survivors, len(grid.given)) == (3, 3 * 6)
+    assert [ref() for ref in grid.given] == [None] * 18
+    assert replies.update_bytes > 4 * 16

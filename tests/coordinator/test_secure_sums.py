@@ -12,13 +12,19 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from tests.secure.aggregation.fleets import COORDINATOR, config, identity_of, name_of
 
-from offsite.coordinator.campaign_parts import Campaign, CoordinatorKeys
+from offsite.coordinator.campaign_parts import Campaign, CoordinatorKeys, SecureParts
 from offsite.coordinator.local_grid import LocalGrid
 from offsite.coordinator.secure_sums.decisions import Decision
 from offsite.coordinator.secure_sums.secure_sum import EVIDENCE, RESULT, Cohort, SecureSum
+from offsite.coordinator.secure_sums.settings import SumSettings
+from offsite.coordinator.tables.database import Database
+from offsite.coordinator.tables.results import ResultTable
 from offsite.edge_client.secure_rounds import SecureRounds, Trust
-from offsite.emulator.rounds.exchange import Action, exchange_content
+from offsite.emulator.rounds.exchange import Action
 from offsite.emulator.rounds.flower_internals import SERVER_NODE_ID, set_task_identity
+from offsite.emulator.rounds.plan import RoundPlan, SignedPlan, TuningSettings
+from offsite.emulator.rounds.vector import schema_digest
+from offsite.emulator.schema import TensorSpec
 from offsite.secure import envelope
 from offsite.secure.aggregation.evidence import Evidence, verify_round
 from offsite.secure.aggregation.policy import PolicyFloor
@@ -27,10 +33,14 @@ from offsite.secure.directory import Directory, DirectoryEntry, Role, Status, si
 from offsite.secure.errors import PolicyError
 from offsite.secure.identity import IdentityKey
 from offsite.secure.names import node_id
-from offsite.secure.sealing import SealingKey
 
 AUTHORITY = IdentityKey.from_seed(hashlib.sha256(b"authority").digest())
 VALUES = 12
+SUM_ID = "1.1.0.0"
+SCHEMA = {"top.0.w": TensorSpec("F32", (VALUES,))}
+PLAN = SignedPlan(
+    RoundPlan(1, 1, 1, 1, "ab" * 32, "cd" * 32, TuningSettings(), 1e9, 0), hashlib.sha256().digest()
+)
 
 
 class Kept:
@@ -44,6 +54,9 @@ class Kept:
 
     def keep(self, sum_id: str, decision: Decision, value: bytes) -> None:
         assert self.values.setdefault((sum_id, decision), value) == value
+
+    def forget(self, attempt_id: str) -> None:
+        raise AssertionError("a sum forgets nothing by itself")
 
 
 class Killed(BaseException):
@@ -75,12 +88,16 @@ class Scene:
     def __init__(
         self, folder: Path, clients: int, gone: Mapping[int, Action] | None = None
     ) -> None:
+        folder.mkdir(exist_ok=True)
         self.folder, self.names = folder, [name_of(i) for i in range(clients)]
         directory = Directory(1, tuple(_entry(name) for name in ("coordinator", *self.names)))
         self.directory = envelope.to_bytes(sign_directory(directory, AUTHORITY))
         self.terms = config(
             clients,
             VALUES,
+            attempt=1,
+            binding=PLAN.digest,
+            schema_sha256=schema_digest(SCHEMA),
             directory_sha256=hashlib.sha256(self.directory).digest(),
             deadlines_unix_s=(2e9,) * 5,
         )
@@ -93,18 +110,25 @@ class Scene:
             node_id(name): self.app(name, directory, leaving.get(name)) for name in self.names
         }
         self.decisions = Kept()
+        self.results = ResultTable(Database(folder / "results.sqlite"))
 
     def app(self, name: str, directory: Directory, gone_at: Action | None) -> ClientApp:
         trust = Trust(
-            COORDINATOR.public, AUTHORITY.public, lambda: directory, PolicyFloor(least_cohort=2)
+            COORDINATOR.public,
+            AUTHORITY.public,
+            lambda: directory,
+            lambda _: None,
+            PolicyFloor(least_cohort=2),
         )
         app, order = ClientApp(), list(Action)
 
         @app.train()
         def train(message: Message, context: Context) -> Message:
             rounds = self.rounds(name, trust)
-            digest, advertisement = rounds.begin(self.signed_terms, self.updates[name], 50)
-            return Message(exchange_content(digest, advertisement), reply_to=message)
+            if rounds.check_terms(self.signed_terms, PLAN, SCHEMA):
+                return Message(rounds.resume(self.signed_terms), reply_to=message)
+            content = rounds.begin(self.signed_terms, PLAN, self.updates[name], 50)
+            return Message(content, reply_to=message)
 
         for action in Action:
 
@@ -131,7 +155,7 @@ class Scene:
     def run(self, grid: LocalGrid) -> SecureSum:
         """A new coordinator process on what the old ones left."""
         set_task_identity(1, SERVER_NODE_ID)
-        keys = CoordinatorKeys(COORDINATOR, SealingKey.from_seed(bytes(32)))
+        keys = CoordinatorKeys(COORDINATOR, AUTHORITY.public)
         campaign = cast(
             Campaign,
             SimpleNamespace(
@@ -139,17 +163,23 @@ class Scene:
                 keys=keys,
                 clock=lambda: 0.0,
                 pause=lambda _: None,
-                settings=SimpleNamespace(poll_s=0.0),
+                settings=SimpleNamespace(poll_s=0.0, sums=SumSettings()),
+                secure=SecureParts(
+                    lambda: self.directory,
+                    self.decisions,
+                    self.results,
+                    self.folder / "evidence",
+                ),
             ),
         )
         cohort = Cohort(
-            "1.1.0.0",
+            SUM_ID,
             "1.0.0",
             self.signed_terms,
             self.directory,
             {name: identity_of(name).public for name in self.names},
         )
-        made = SecureSum(campaign, cohort, self.decisions, self.folder / "evidence", threads=1)
+        made = SecureSum(campaign, cohort)
         made.add_advertisements(self.trained(grid))
         return made
 
@@ -216,7 +246,7 @@ def test_the_sum_can_be_audited_offline(tmp_path: Path) -> None:
     scene = Scene(tmp_path, 5, {3: Action.MASK})
     made = scene.run(LocalGrid(scene.apps))
     found = made.mean()
-    folder = tmp_path / "evidence"
+    folder = tmp_path / "evidence" / SUM_ID
     evidence = Evidence.from_bytes((folder / EVIDENCE).read_bytes())
     verified = verify_round(
         evidence,
@@ -236,7 +266,7 @@ def test_no_file_of_the_coordinator_holds_an_update(tmp_path: Path) -> None:
     made.mean()
     terms = RoundConfig.from_bytes(scene.terms.to_bytes())
     assert terms == made.config
-    for path in (tmp_path / "evidence").iterdir():
+    for path in (tmp_path / "evidence" / SUM_ID).iterdir():
         data = path.read_bytes()
         for name, update in scene.updates.items():
             words = (scene.folder / name).rglob("words")

@@ -160,7 +160,7 @@ def test_messages_come_oldest_first_until_they_are_answered(store: Store) -> Non
     assert answered is not None
     assert (answered.reply_size_bytes, answered.reply_sha256) == (5, b"r" * 32)
     assert len(store.messages.of_group(1, "1.1")) == 3
-    store.messages.delete_group(1, "1.1")
+    store.messages.delete_within(1, "1.1")
     assert store.messages.ids() == []
 
 

@@ -20,10 +20,12 @@ from offsite.edge_client.commands import join
 from offsite.edge_client.commands.inspect import inspect_bundle
 from offsite.edge_client.commands.join import (
     RENEWAL_PAUSE_S,
+    JoinRequest,
     _listener,
     _log_into,
     _Renewals,
     _RowNotes,
+    _settle_policy,
     _token_text,
 )
 from offsite.edge_client.commands.status import show_status
@@ -34,6 +36,7 @@ from offsite.edge_client.tokens import encode
 from offsite.emulator.progress import Report
 from offsite.emulator.terminal import Terminal
 from offsite.emulator.training.tokens import Encoding
+from offsite.secure.aggregation.policy import PolicyFloor
 from offsite.secure.errors import ConfigError
 
 
@@ -190,3 +193,22 @@ def test_a_certificate_is_renewed_at_most_once_an_hour(monkeypatch: pytest.Monke
     assert renewals.is_due()
     renewals.renew()
     assert renewed == [5.0, 5.0 + RENEWAL_PAUSE_S]
+
+
+def test_a_policy_is_kept_at_later_joins_and_printed(
+    screen: Screen, terminal: Terminal, tmp_path: Path
+) -> None:
+    def settled(**changes: float) -> PolicyFloor:
+        request = JoinRequest("token", Path("data"), tmp_path, 0, False, **changes)  # type: ignore[arg-type]
+        with EdgeState.open(tmp_path / "state") as state:
+            _settle_policy(request, state, terminal)
+            return state.policy()
+
+    assert settled() == PolicyFloor()
+    assert settled(least_cohort=2, most_norm=0.5).least_cohort == 2
+    assert settled(most_coordinate=1.0) == PolicyFloor(2, 1.0, 0.5)
+    said = "\n".join(screen.lines)
+    assert "sums of at least 2, clipped to norm 0.5 and to changes of 1 at most" in said
+    assert "in a sum of two, each learns the other's update" in said
+    with pytest.raises(ConfigError, match="least_cohort: expected 2 to 255"):
+        settled(least_cohort=256)

@@ -7,6 +7,7 @@ import pytest
 
 from offsite.edge_client.state import EdgeState, Membership
 from offsite.secure import directory
+from offsite.secure.aggregation.policy import PolicyFloor
 from offsite.secure.directory import Directory
 from offsite.secure.errors import ConfigError, MachineError, SignatureError, StateLockedError
 from offsite.secure.identity import IdentityKey
@@ -121,3 +122,14 @@ def test_a_folder_that_was_there_becomes_the_owners_alone(tmp_path: Path) -> Non
     (tmp_path / "open").chmod(0o777)
     with pytest.raises(ConfigError, match="nobody else can write"):
         EdgeState.open(tmp_path / "open")
+
+
+def test_a_policy_stays_until_it_is_changed(tmp_path: Path) -> None:
+    with EdgeState.open(tmp_path / "state") as state:
+        assert state.policy() == PolicyFloor()
+        state.save_policy(PolicyFloor(least_cohort=7, most_norm_bound=0.5))
+    with EdgeState.open(tmp_path / "state") as again:
+        assert again.policy() == PolicyFloor(least_cohort=7, most_norm_bound=0.5)
+        (again.root / "policy.json").write_text("{}")
+        with pytest.raises(ConfigError, match=r"policy\.json is damaged"):
+            again.policy()

@@ -15,6 +15,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from tests.loopback import Guests, Loopback, Post, round_service, serving
+from tests.secure.aggregation.fleets import config
 
 from offsite.coordinator.gatekeeper import Peer
 from offsite.coordinator.grid import GrpcGrid
@@ -28,6 +29,7 @@ from offsite.edge_client.upload import Reply, upload_reply
 from offsite.edge_client.worker import Ears, Edge, Ending, run_worker
 from offsite.emulator.rounds.messages import message_from_bytes
 from offsite.secure import limits
+from offsite.secure.aggregation.policy import PolicyFloor
 from offsite.secure.errors import (
     ConfigError,
     ExpiredError,
@@ -37,6 +39,7 @@ from offsite.secure.errors import (
     PeerError,
     PolicyError,
     StaleReleaseError,
+    TermsRefusedError,
 )
 from offsite.secure.names import node_id
 from offsite.v1 import rounds_pb2 as pb
@@ -185,6 +188,15 @@ def test_the_class_of_an_error_on_this_edge_is_not_told(error: Exception) -> Non
     expected = "the round failed on this edge; its log says why"
     assert worker.public_text(error) == expected
     assert worker.public_text(PolicyError("no")) == "PolicyError: no"
+
+
+def test_refused_terms_are_named_and_what_this_machine_demands_stays_here() -> None:
+    terms = config(2)
+    with pytest.raises(TermsRefusedError, match="at least 7 are demanded here") as caught:
+        PolicyFloor(least_cohort=7, most_coordinate_bound=0.125).check(terms)
+    said = worker.public_text(caught.value)
+    assert said.endswith("refuses these terms of the round: least_members, coordinate_bound")
+    assert "7" not in said and "0.125" not in said
 
 
 def test_a_coordinator_that_answers_at_once_is_not_asked_in_a_tight_loop(

@@ -25,6 +25,8 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "emulator.calibration_tokens": 512,
         "leak.heal_steps": 2,
         "campaign.rounds": 2,
+        "campaign.min_clients": 2,
+        "campaign.min_replies": 2,
         "tuning.local_steps": 4,
         "tuning.learning_rate": 1e-3,
     }

@@ -118,5 +118,17 @@ class Owner:
 
 
 def join(token: str, data: Path, state: Path) -> tuple[str | Path, ...]:
-    """The command of a data owner."""
-    return ("edge-client", "join", token, "--data", data, "--state", state, "--threads", "1")
+    """The command of a data owner that agrees to sums of two."""
+    policy = ("--least-cohort", "2")
+    return (
+        "edge-client",
+        "join",
+        token,
+        "--data",
+        data,
+        "--state",
+        state,
+        "--threads",
+        "1",
+        *policy,
+    )

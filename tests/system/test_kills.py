@@ -55,6 +55,26 @@ def test_an_edge_killed_while_tuning_resumes(owner: Owner, released: Path, tmp_p
     _ended_well(owner)
 
 
+def test_an_edge_killed_in_the_middle_of_a_sum_goes_on_with_it(
+    owner: Owner, released: Path, tmp_path: Path
+) -> None:
+    edges = [
+        join(owner.token(name), released / f"{name}.jsonl", tmp_path / name) for name in ("a", "b")
+    ]
+    with started(*owner.serve()) as coordinator, started(*edges[1]) as other:
+        with started(*edges[0]) as edge:
+            edge.read_until("adding the masked update to the sum")
+            edge.kill()
+        assert list((tmp_path / "a" / "secure").glob("*/words"))
+        with started(*edges[0]) as again:
+            assert again.end() == 0, again.text
+        assert "tuning, round 1" not in again.text
+        assert other.end() == 0, other.text
+        assert coordinator.end() == 0, coordinator.text
+    _ended_well(owner)
+    assert [p.name for p in (tmp_path / "a" / "secure").iterdir()] == ["taken"]
+
+
 def test_a_coordinator_killed_during_a_round_goes_on_with_it(
     owner: Owner, released: Path, tmp_path: Path
 ) -> None:

@@ -7,7 +7,7 @@ forgets them, it is abandoned and the next attempt begins.
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from flwr.app import Message
@@ -18,11 +18,15 @@ from offsite.coordinator.mailbox import Phase
 from offsite.coordinator.strategy import instructions, make_strategy
 from offsite.coordinator.tables.campaigns import CampaignRow, CampaignState, RoundRow
 from offsite.emulator.rounds.flower_internals import SERVER_NODE_ID, set_task_identity
-from offsite.emulator.rounds.instruction import adapter_digest
+from offsite.emulator.rounds.instruction import PLAN, TERMS, adapter_digest
 from offsite.emulator.rounds.plan import RoundPlan, sign_plan
 from offsite.secure import envelope as envelopes
+from offsite.secure.names import node_id
 
 log = logging.getLogger(__name__)
+
+Asked = tuple[bytes, Sequence[str]]
+"""Signed terms of a sum, and the ids of the clients that are asked for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,7 @@ def open_attempt(campaign: Campaign, row: CampaignRow, round_number: int) -> Att
     if opened is not None and not isinstance(campaign.grid, DurableGrid):
         opened = None  # what was sent before the restart cannot be found again
     if opened is None or opened.plan is None:
-        _wait_for_clients(campaign, row.campaign_id)
+        wait_for_clients(campaign, row.campaign_id)
         if opened is None:
             opened = campaign.record.store.open_round(
                 row.campaign_id, round_number, campaign.clock()
@@ -63,7 +67,8 @@ def open_attempt(campaign: Campaign, row: CampaignRow, round_number: int) -> Att
     return Attempt(opened, plan, envelope, adapter, state)
 
 
-def _wait_for_clients(campaign: Campaign, campaign_id: int) -> None:
+def wait_for_clients(campaign: Campaign, campaign_id: int) -> None:
+    """Returns when enough are there."""
     wanted = campaign.settings.min_clients
     seen = -1
     while (found := len(campaign.eligible())) < wanted:
@@ -87,36 +92,35 @@ def _plan(campaign: Campaign, opened: RoundRow, adapter_sha256: str) -> RoundPla
         adapter_sha256=adapter_sha256,
         settings=settings.tuning,
         deadline_unix_s=campaign.clock() + settings.deadline_s,
-        sealing_public_key=campaign.keys.sealing.public_bytes,
         seed=int.from_bytes(seed[:7], "big"),
     )
 
 
-def send(campaign: Campaign, attempt: Attempt) -> list[str]:
-    """Send the attempt's instructions, unless they were sent before; returns the messages' ids."""
+def send(campaign: Campaign, attempt: Attempt, asked: Sequence[Asked]) -> list[str]:
+    """Send the attempt's instructions, unless they were sent before; returns the messages' ids.
+
+    Args:
+        asked: the clients of each sum, with its signed terms.
+    """
     campaign.announce(Phase.RUNNING, "")
     grid = campaign.grid
     if isinstance(grid, DurableGrid) and (found := grid.find(attempt.group_id)):
         log.info("round %d: found %d instructions", attempt.row.round, len(found))
         return found
-    _wait_for_clients(campaign, attempt.row.campaign_id)  # already there, unless we were killed
     set_task_identity(attempt.plan.campaign_id, SERVER_NODE_ID)
-    strategy = make_strategy(campaign.settings.strategy, campaign.settings.server_learning_rate)
-    messages = instructions(
-        strategy,
-        attempt.row.round,
-        attempt.adapter,
-        envelopes.to_bytes(attempt.envelope),
-        campaign.eligible(),
-    )
-    ttl_s = max(attempt.plan.deadline_unix_s - campaign.clock(), 1.0)
-    ids = list(grid.push_messages(_addressed(messages, attempt.group_id, ttl_s)))
+    ids = list(grid.push_messages(_messages(campaign, attempt, asked)))
     log.info("round %d: sent %d instructions", attempt.row.round, len(ids))
     return ids
 
 
-def _addressed(messages: Iterable[Message], group: str, ttl_s: float) -> Iterator[Message]:
-    for message in messages:
-        message.metadata.group_id = group
-        message.metadata.ttl = ttl_s
-        yield message
+def _messages(campaign: Campaign, attempt: Attempt, asked: Sequence[Asked]) -> Iterator[Message]:
+    strategy = make_strategy(campaign.settings.strategy, campaign.settings.server_learning_rate)
+    ttl_s = max(attempt.plan.deadline_unix_s - campaign.clock(), 1.0)
+    plan = envelopes.to_bytes(attempt.envelope)
+    for terms, names in asked:
+        config = {PLAN: plan, TERMS: terms}
+        nodes = [node_id(name) for name in names]
+        for message in instructions(strategy, attempt.row.round, attempt.adapter, config, nodes):
+            message.metadata.group_id = attempt.group_id
+            message.metadata.ttl = ttl_s
+            yield message

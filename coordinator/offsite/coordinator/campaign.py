@@ -13,9 +13,9 @@ Notable decisions:
 - An attempt with too few updates is repeated; after `attempts` of them the campaign fails. Run
   again, it goes on from its last closed round with as many attempts more.
 
-Rules: an update is used only after every check of `rounds.update`, one per client; a bad one is
-logged and left out, the others count. Late updates are left out. The gate decides what stays
-(`standing`).
+Rules: what a client tuned reaches this program in a secure sum and no other way; a client that
+sends what does not fit is logged and left out, the others count. Who is late is left out. The gate
+decides what stays (`standing`).
 """
 
 import logging
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from offsite.coordinator.attempt import Attempt, open_attempt, send
-from offsite.coordinator.campaign_parts import Campaign, group_id
+from offsite.coordinator.campaign_parts import Campaign
 from offsite.coordinator.campaign_record import (
     BASELINE,
     CORRECTED,
@@ -37,6 +37,7 @@ from offsite.coordinator.campaign_record import (
 )
 from offsite.coordinator.mailbox import Phase
 from offsite.coordinator.replies import Replies, collect
+from offsite.coordinator.secure_sums.cohorts import draw_cohorts, forget_attempt
 from offsite.coordinator.standing import Standing
 from offsite.coordinator.strategy import aggregate, begin_round, make_strategy, state_of
 from offsite.coordinator.tables.campaigns import CampaignRow, CampaignState, RoundState
@@ -61,11 +62,13 @@ def run_campaign(campaign: Campaign) -> CampaignResult:
     ):
         # (2) Enough clients are there; the round's plan is made and signed.
         attempt = open_attempt(campaign, row, now.closed + 1)
-        # (3) Instructions go out, configured by the strategy; those already sent are found.
-        message_ids = send(campaign, attempt)
-        # (4) Updates come in until all are there or the deadline has passed.
-        replies = collect(campaign, attempt, message_ids)
-        if len(replies.updates) < campaign.settings.min_replies:
+        # (3) Cohorts are drawn; instructions go out, configured by the strategy, with the terms of
+        #     the sums. What was drawn and sent before is found.
+        cohorts = draw_cohorts(campaign, attempt)
+        message_ids = send(campaign, attempt, [(c.terms, sorted(c.keys)) for c in cohorts])
+        # (4) Clients tune until all are done or the deadline has passed; each cohort is summed.
+        replies = collect(campaign, attempt, cohorts, message_ids)
+        if replies.survivors < campaign.settings.min_replies:
             _repeat(campaign, attempt, replies)
             continue
         # (5) The strategy makes the next adapter of them.
@@ -91,7 +94,7 @@ def _withdraw_old_messages(campaign: Campaign, row: CampaignRow) -> None:
     """Killed between closing a round and withdrawing its messages: withdraw them now."""
     for old in campaign.record.store.rounds(row.campaign_id):
         if old.state is not RoundState.OPEN:
-            campaign.close_messages(group_id(old))
+            forget_attempt(campaign, old)
 
 
 def _baseline(campaign: Campaign, row: CampaignRow) -> float | None:
@@ -113,10 +116,11 @@ def _repeat(campaign: Campaign, attempt: Attempt, replies: Replies) -> None:
     gives_up = tries >= settings.attempts
     counts = replies.counts() | ({GAVE_UP: 1.0} if gives_up else {})
     store.abandon_round(row, counts, campaign.clock())
-    campaign.close_messages(attempt.group_id)
+    forget_attempt(campaign, row)
     reason = (
         f"round {row.round}: expected at least {settings.min_replies} updates, found"
-        f" {len(replies.updates)} ({replies.refused} refused, {replies.late} late)"
+        f" {replies.survivors} ({replies.refused} refused, {replies.late} late,"
+        f" {replies.dropped} dropped out)"
     )
     log.warning("%s; attempt %d of %d", reason, tries, settings.attempts)
     if gives_up:
@@ -126,11 +130,11 @@ def _repeat(campaign: Campaign, attempt: Attempt, replies: Replies) -> None:
 
 
 def _aggregate(campaign: Campaign, attempt: Attempt, now: Standing, replies: Replies) -> _Made:
-    """The next adapter, the strategy's next state and the clients' mean metrics."""
+    """The next adapter and the strategy's next state."""
     strategy = make_strategy(campaign.settings.strategy, campaign.settings.server_learning_rate)
     begin_round(strategy, attempt.adapter, attempt.state)
-    adapter, means = aggregate(strategy, now.accepted + 1, attempt.adapter, replies.updates)
-    return _Made(adapter, state_of(strategy), {f"client_{k}": v for k, v in means.items()})
+    adapter = aggregate(strategy, now.accepted + 1, attempt.adapter, replies.means)
+    return _Made(adapter, state_of(strategy), {})
 
 
 def _judge(campaign: Campaign, attempt: Attempt, now: Standing, made: _Made) -> _Made:
@@ -158,13 +162,16 @@ def _close(
     if baseline is not None:
         metrics[BASELINE] = baseline
     record.store.close_round(row, adapter, state, metrics, campaign.clock())
-    campaign.close_messages(attempt.group_id)
+    forget_attempt(campaign, row)
     log.info("round %d closed: %s", row.round, _summary(metrics))
 
 
 def _summary(metrics: Mapping[str, float]) -> str:
     """What an operator wants to see at once; the row has all of it."""
-    text = "{updates:.0f} updates, {refused:.0f} refused, {late:.0f} late".format_map(metrics)
+    text = (
+        "{updates:.0f} updates in {cohorts:.0f} cohorts, {refused:.0f} refused, {late:.0f} late,"
+        " {dropped:.0f} dropped out, {secure_s:.1f} s for the sums"
+    ).format_map(metrics)
     if GATE in metrics:
         text += f", gate {metrics[GATE]:.4f} ± {metrics[GATE_STDERR]:.4f}"
     text += ", corrected" if CORRECTED in metrics else ""

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from flwr.serverapp import Grid
@@ -11,12 +12,14 @@ from torch import Tensor
 from offsite.coordinator.config import StrategyName
 from offsite.coordinator.gate import Gate
 from offsite.coordinator.mailbox import Phase
+from offsite.coordinator.secure_sums.decisions import Decisions
+from offsite.coordinator.secure_sums.result_log import Results
+from offsite.coordinator.secure_sums.settings import SumSettings
 from offsite.coordinator.strategy import SERVER_LEARNING_RATE
 from offsite.coordinator.tables.campaigns import CampaignRow, CampaignState, FileRef, RoundRow
 from offsite.emulator.rounds.plan import TuningSettings
 from offsite.emulator.schema import TensorSpec
 from offsite.secure.identity import IdentityKey, IdentityPublicKey
-from offsite.secure.sealing import SealingKey
 
 if TYPE_CHECKING:
     from offsite.coordinator.campaign_record import CampaignRecord
@@ -39,9 +42,8 @@ class CampaignSettings:
     tolerance: float = 0.01
     """Accuracy that a plug-in may lose against the full model."""
     deadline_s: float = 3600.0
-    max_examples: int = 1_000_000
-    """Most examples that one client may claim; an update that claims more is refused. They weigh the
-    update, up to a multiple of the round's median (`strategy`)."""
+    """Time for tuning; the exchanges after it have their own (`sums.phase_s`)."""
+    sums: SumSettings = field(default_factory=SumSettings)
     seed: int = 0
     poll_s: float = 0.25
 
@@ -65,10 +67,23 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class CoordinatorKeys:
-    """What signs the plans and opens the updates."""
+    """What signs plans and terms, and whose word on the directory counts."""
 
     identity: IdentityKey
-    sealing: SealingKey
+    authority: IdentityPublicKey
+
+
+@dataclass(frozen=True, slots=True)
+class SecureParts:
+    """What secure sums need beside the grid."""
+
+    directory: Callable[[], bytes]
+    """The newest signed directory."""
+    decisions: Decisions
+    results: Results
+    evidence: Path
+    """Takes one folder for each sum, and the log of all results."""
+    threads: int = 1
 
 
 class CampaignStore(Protocol):
@@ -117,6 +132,7 @@ class Campaign:
     grid: Grid
     members: Callable[[], Mapping[int, Member]]
     """Clients of the directory that are not revoked, by Flower node id."""
+    secure: SecureParts
     gate: Gate | None
     announce: Callable[[Phase, str], None] = no_announcement
     clock: Callable[[], float] = time.time
@@ -127,7 +143,7 @@ class Campaign:
         return self.record.settings
 
     def close_messages(self, group: str) -> None:
-        """Withdraw an attempt's messages, where the grid keeps any."""
+        """Withdraw an attempt's messages and those of its sums, where the grid keeps any."""
         if isinstance(self.grid, DurableGrid):
             self.grid.close(group)
 

@@ -13,14 +13,21 @@ from offsite.coordinator.config_release import (
     LeakSection,
     SearchSection,
 )
+from offsite.coordinator.secure_sums.settings import FULL_WEIGHT, PHASE_S
 from offsite.emulator.adapters.adapter import AdapterKind
 from offsite.emulator.rounds.plan import ComputeDtype, TuningSettings
-from offsite.emulator.rounds.update import MAX_EXAMPLES
 from offsite.secure import limits
+from offsite.secure.aggregation.keystream import Generator
+from offsite.secure.aggregation.round_config import LEAST_MEMBERS, MOST_MEMBERS
 from offsite.secure.errors import ConfigError
 
 MAX_DEADLINE_S = 365 * 24 * 3600
 MAX_ROUNDS = 10**6
+MAX_PHASE_S = 24 * 3600
+MAX_FULL_WEIGHT = 10**9
+MAX_CLIP_NORM = 1e9
+MAX_COORDINATE_BOUND = 1e4
+"""Sums and squares of such changes stay finite in fp32."""
 MAX_SEED = 2**63 - 1
 """What plans, manifests and adapter specs can hold."""
 
@@ -30,6 +37,18 @@ class StrategyName(enum.Enum):
 
     FEDAVG = "fedavg"
     FEDADAM = "fedadam"
+
+
+class Keystream(enum.Enum):
+    """What masks are made of."""
+
+    CHACHA20 = "chacha20"
+    AES256_CTR = "aes256_ctr"
+
+    @property
+    def generator(self) -> Generator:
+        """As the terms of a sum name it."""
+        return Generator[self.name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +72,19 @@ class CampaignSection:
     """The rounds."""
 
     name: Annotated[str, "name shown to data owners"] = "campaign"
-    min_clients: Annotated[int, "clients that must be there before a round starts"] = 2
-    min_replies: Annotated[int, "updates without which a round does not count"] = 2
+    min_clients: Annotated[int, "clients that must be there before a round starts"] = 5
+    min_replies: Annotated[
+        int, "updates without which a sum is not opened; edges demand 5 unless told otherwise"
+    ] = 5
+    cohorts: Annotated[int, "sums per round; a strategy sees each sum's mean as one reply"] = 1
     rounds: Annotated[int, "rounds at most"] = 3
     patience: Annotated[int, "stop after so many rounds without a better gate (0: never)"] = 0
-    deadline_s: Annotated[float, "seconds that a round may take; later updates are left out"] = (
-        3600.0
-    )
-    max_examples: Annotated[int, "examples that a client may claim; more refuses its update"] = (
-        1_000_000
-    )
+    deadline_s: Annotated[float, "seconds that tuning may take; who is later is left out"] = 3600.0
+    phase_s: Annotated[float, "seconds for each of the five exchanges of a sum"] = PHASE_S
+    full_weight: Annotated[int, "examples that weigh most; more weigh no more"] = FULL_WEIGHT
+    clip_norm: Annotated[float, "largest norm of an update, scaled down by the edge (0: any)"] = 0.0
+    coordinate_bound: Annotated[float, "largest change of one value, clipped by the edge"] = 1.0
+    keystream: Annotated[Keystream, "of the masks: chacha20 or aes256_ctr"] = Keystream.CHACHA20
     strategy: Annotated[StrategyName, "fedavg or fedadam"] = StrategyName.FEDAVG
     server_learning_rate: Annotated[float, "step of FedAdam on the server"] = 1e-3
     seed: Annotated[int, "seed of initial LoRA factors and of the order of examples"] = 0
@@ -70,10 +92,15 @@ class CampaignSection:
     def __post_init__(self) -> None:
         problems = Problems()
         problems.no_name("name", self.name)
-        problems.outside("min_clients", self.min_clients, 1, limits.CLIENTS)
+        problems.outside("min_clients", self.min_clients, LEAST_MEMBERS, limits.CLIENTS)
         problems.unless(
-            1 <= self.min_replies <= self.min_clients,
-            f"min_replies: expected 1 to min_clients, found {self.min_replies}",
+            LEAST_MEMBERS <= self.min_replies <= min(self.min_clients, MOST_MEMBERS),
+            f"min_replies: expected {LEAST_MEMBERS} to min_clients, at most {MOST_MEMBERS}, found "
+            f"{self.min_replies}: a sum of one is that one's update",
+        )
+        problems.unless(
+            self.cohorts == 1 or 1 < self.cohorts <= self.min_clients // self.min_replies,
+            f"cohorts: expected 1 to min_clients / min_replies, found {self.cohorts}",
         )
         problems.outside("rounds", self.rounds, 1, MAX_ROUNDS)
         problems.outside("patience", self.patience, 0, MAX_ROUNDS)
@@ -81,7 +108,17 @@ class CampaignSection:
             0 < self.deadline_s <= MAX_DEADLINE_S,
             f"deadline_s: expected more than 0, up to {MAX_DEADLINE_S}, found {self.deadline_s}",
         )
-        problems.outside("max_examples", self.max_examples, 1, MAX_EXAMPLES)
+        problems.unless(
+            0 < self.phase_s <= MAX_PHASE_S,
+            f"phase_s: expected more than 0, up to {MAX_PHASE_S}, found {self.phase_s}",
+        )
+        problems.outside("full_weight", self.full_weight, 1, MAX_FULL_WEIGHT)
+        problems.outside("clip_norm", self.clip_norm, 0, MAX_CLIP_NORM)
+        problems.unless(
+            0 < self.coordinate_bound <= MAX_COORDINATE_BOUND,
+            f"coordinate_bound: expected more than 0, up to {MAX_COORDINATE_BOUND:g}, found "
+            f"{self.coordinate_bound}",
+        )
         problems.not_positive("server_learning_rate", self.server_learning_rate)
         problems.outside("seed", self.seed, 0, MAX_SEED)
         problems.report()

@@ -38,6 +38,7 @@ from offsite.emulator.rounds.flower_internals import (
     set_task_identity,
 )
 from offsite.emulator.rounds.messages import message_from_bytes, message_to_bytes
+from offsite.secure import limits
 from offsite.secure.errors import ConfigError, PeerError
 from offsite.secure.names import node_id
 
@@ -45,6 +46,8 @@ PRESENCE_S: Final = 90.0
 """A client counts as there if it was heard from so recently; while it tunes it reports in too."""
 UNREADABLE_REPLY: Final = 4
 """Flower's code for "reply message unavailable"."""
+MOST_REPLY_BYTES: Final = 64 * limits.MIB
+"""Where nobody knows better."""
 _POLL_S: Final = 0.25
 
 _log = logging.getLogger(__name__)
@@ -54,11 +57,18 @@ class GrpcGrid(Grid):
     """One campaign's messages; `run_id` is the campaign's number."""
 
     def __init__(
-        self, mailbox: Mailbox, store: Store, run_id: int, clock: Callable[[], float] = time.time
+        self,
+        mailbox: Mailbox,
+        store: Store,
+        run_id: int,
+        clock: Callable[[], float] = time.time,
+        most_reply_bytes: Callable[[Message], int] = lambda _: MOST_REPLY_BYTES,
     ) -> None:
+        """`most_reply_bytes`: how large the reply to an instruction may be."""
         self._mailbox = mailbox
         self._store = store
         self._clock = clock
+        self._most_reply_bytes = most_reply_bytes
         self._run = empty_run(run_id)
         set_task_identity(run_id, SERVER_NODE_ID)
 
@@ -152,7 +162,8 @@ class GrpcGrid(Grid):
         return list(self.pull_messages(ids))
 
     def close(self, group_id: str) -> None:
-        """Ends a round: its messages are withdrawn and erased, answered or not."""
+        """Ends a round: the messages of the group and of those inside it are withdrawn and erased,
+        answered or not."""
         self._mailbox.close(self._run.run_id, group_id)
 
     # ---- inside
@@ -174,6 +185,7 @@ class GrpcGrid(Grid):
                 client_id=client.client_id,
                 data=message_to_bytes(message),
                 deadline_unix_s=message.metadata.created_at + message.metadata.ttl,
+                most_reply_bytes=self._most_reply_bytes(message),
             )
 
     def _any_open(self, message_ids: Iterable[str]) -> bool:

@@ -3,9 +3,8 @@
     ca.pem, ca.key         P-256 CA of server and clients
     server.pem             P-256 key and certificate of the service, replaced while it serves
     authority.key          Ed25519 seed of the enrolment authority: signs the directory
-    coordinator.key        Ed25519 seed of the coordinator: signs manifests and plans
+    coordinator.key        Ed25519 seed of the coordinator: signs manifests, plans and sums
     bootstrap.seed         seed of the bootstrap CA; travels in every join token
-    sealing.seed           seed of the key that updates are sealed to
 
 Rule: one key, one purpose. The files are 0600; their protection is that of the machine.
 """
@@ -37,7 +36,6 @@ class Keys:
     authority: IdentityKey
     coordinator: IdentityKey
     bootstrap_seed: bytes = field(repr=False)
-    sealing_seed: bytes = field(repr=False)
 
     @property
     def bootstrap_ca_pem(self) -> bytes:
@@ -54,7 +52,7 @@ def create_keys(state: StateFolder, now_unix_s: float) -> Keys:
     ca = certificates.create_authority(_seed(), _serial(), now_unix_s)
     state.write_key("ca.pem", ca.cert_pem)
     state.write_key("ca.key", ca.key_pem)
-    for name in ("authority.key", "coordinator.key", "bootstrap.seed", "sealing.seed"):
+    for name in ("authority.key", "coordinator.key", "bootstrap.seed"):
         state.write_key(name, _seed())
     return load_keys(state)
 
@@ -66,7 +64,6 @@ def load_keys(state: StateFolder) -> Keys:
         authority=IdentityKey.from_seed(state.read_key("authority.key")),
         coordinator=IdentityKey.from_seed(state.read_key("coordinator.key")),
         bootstrap_seed=state.read_key("bootstrap.seed"),
-        sealing_seed=state.read_key("sealing.seed"),
     )
 
 

@@ -104,10 +104,11 @@ class LocalGrid(Grid):
         return [i for i, message in parsed.items() if message.metadata.group_id == group_id]
 
     def close(self, group_id: str) -> None:
-        """Forget the messages of a round."""
-        for message_id in self.find(group_id):
-            self._instructions.pop(message_id, None)
-            self._replies.pop(message_id, None)
+        """Forget the messages of a round, and those of the groups inside it, `<group>.<more>`."""
+        for message_id, data in list(self._instructions.items()):
+            if f"{message_from_bytes(data).metadata.group_id}.".startswith(f"{group_id}."):
+                self._instructions.pop(message_id, None)
+                self._replies.pop(message_id, None)
 
     def _answer(self, message_id: str) -> bytes:
         instruction = message_from_bytes(self._instructions[message_id])

@@ -30,13 +30,9 @@ from pathlib import Path
 from offsite.coordinator.spool import ReplyFile, Spool, Upload, check_digest
 from offsite.coordinator.store import Store
 from offsite.coordinator.tables.messages import MessageRow
-from offsite.secure import limits
 from offsite.secure.errors import ExpiredError, PeerError
 
 _log = logging.getLogger(__name__)
-
-REPLY_SURPLUS_BYTES = 64 * limits.MIB
-"""How much larger than its instruction a reply may be; both hold one adapter."""
 
 
 class Phase(enum.Enum):
@@ -64,6 +60,8 @@ class Outgoing:
     client_id: str
     data: bytes
     deadline_unix_s: float
+    most_reply_bytes: int
+    """A larger reply is refused before a byte of it is taken."""
 
 
 class Mailbox:
@@ -118,9 +116,10 @@ class Mailbox:
         return row.reply_sha256 is None and self._clock() <= row.deadline_unix_s
 
     def close(self, run_id: int, group_id: str) -> None:
-        """Withdraws the messages of a round and erases their bytes, answered or not."""
-        rows = self.of_group(run_id, group_id)
-        self._store.messages.delete_group(run_id, group_id)
+        """Withdraws the messages of a round, and those of the groups inside, `<group>.<more>`;
+        erases their bytes, answered or not."""
+        rows = self._store.messages.within_group(run_id, group_id)
+        self._store.messages.delete_within(run_id, group_id)
         for row in rows:
             self._spool.erase(row.message_id)
 
@@ -194,7 +193,7 @@ class Mailbox:
         if self._check_answer(client_id, file.message_id, file.sha256):
             return None
         row = self._addressed(client_id, file.message_id)
-        allowed = row.size_bytes + REPLY_SURPLUS_BYTES
+        allowed = row.most_reply_bytes
         if file.size_bytes > allowed:
             raise PeerError(f"expected a reply of at most {allowed} bytes, found {file.size_bytes}")
         try:
@@ -291,6 +290,7 @@ def _row(run_id: int, group_id: str, message: Outgoing, now_unix_s: float) -> Me
         sha256=hashlib.sha256(message.data).digest(),
         created_unix_s=now_unix_s,
         deadline_unix_s=message.deadline_unix_s,
+        most_reply_bytes=message.most_reply_bytes,
     )
 
 

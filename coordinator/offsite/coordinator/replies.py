@@ -1,26 +1,32 @@
-"""Collecting a round's updates: each is opened as it comes in, a bad one never costs a good one.
+"""What a round brings in: the mean of each cohort, and how many clients are in it.
 
-Rules: an update is what `rounds.update` accepts, one per client. Of three or more, one whose norm
-(over all its tensors) is more than `MOST_TIMES_MEDIAN` times the lower median of the round's norms
-is refused and logged, and the others count: with the same settings and the same start, honest
-updates differ far less. Of two nobody can say which one is the odd one.
+Whoever answers the instruction has tuned and offers keys, and nothing of its update; then each
+cohort is summed (`secure_sums.secure_sum`), one after the other. A cohort that fails, for too few of its members came
+through or because one of them cheated, is logged and lost; the others count.
+
+Rules: a client counts if it was asked for this round and is still in the directory. Of three or more cohorts, one whose
+mean has a norm of more than `MOST_TIMES_MEDIAN` times the lower median of the round's is refused
+and logged: with the same settings and the same start, honest means differ far less. Of two nobody
+can say which one is the odd one, and inside a cohort nobody sees anything.
 """
 
 import logging
-import math
 import statistics
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
 
-import torch
-from flwr.app import Message, Metadata
+import numpy as np
+from flwr.app import Message
 
 from offsite.coordinator.attempt import Attempt
 from offsite.coordinator.campaign_parts import Campaign
-from offsite.emulator.rounds.instruction import sealed_update_of
-from offsite.emulator.rounds.plan import plan_digest
-from offsite.emulator.rounds.update import Update, UpdateTerms, open_update
-from offsite.secure.errors import PeerError
+from offsite.coordinator.pulling import pulled
+from offsite.coordinator.secure_sums.secure_sum import Cohort, CohortMean, SecureSum
+from offsite.coordinator.strategy import CohortUpdate
+from offsite.emulator.rounds.vector import from_vector
+from offsite.secure.errors import PeerError, PolicyError
+from offsite.secure.names import node_id
 
 log = logging.getLogger(__name__)
 
@@ -28,114 +34,142 @@ MOST_TIMES_MEDIAN = 10.0
 FEWEST_TO_COMPARE = 3
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Replies:
-    """What came back in time: good updates with their messages' metadata, and how many were bad
-    or late. A message itself would hold the update a second time, sealed."""
+    """What came of a round. Every client that was asked is in exactly one of the counts."""
 
-    updates: list[tuple[Metadata, Update]]
-    refused: int
-    late: int
-    update_bytes: int
-    """The largest update, as it travelled: signed and sealed."""
+    means: list[CohortUpdate] = field(default_factory=list)
+    survivors: int = 0
+    """Clients whose update is in a mean that counts."""
+    refused: int = 0
+    """Clients that reported an error, or sent what does not fit."""
+    late: int = 0
+    """Clients that had not tuned when the deadline passed."""
+    dropped: int = 0
+    """Clients that had tuned and are in no mean: gone since, or their cohort was lost."""
+    cohorts_lost: int = 0
+    update_bytes: int = 0
+    """The largest masked update, as it travelled."""
+    secure_s: float = 0.0
+    """What the exchanges after tuning took, all cohorts together."""
 
     def counts(self) -> dict[str, float]:
         """For the round's metrics."""
         return {
-            "updates": float(len(self.updates)),
+            "updates": float(self.survivors),
             "refused": float(self.refused),
             "late": float(self.late),
-            "examples": float(sum(update.num_examples for _, update in self.updates)),
+            "dropped": float(self.dropped),
+            "cohorts": float(len(self.means)),
+            "cohorts_lost": float(self.cohorts_lost),
             "update_bytes": float(self.update_bytes),
+            "secure_s": round(self.secure_s, 3),
         }
 
 
-def collect(campaign: Campaign, attempt: Attempt, message_ids: Sequence[str]) -> Replies:
-    """Open every update as it comes in; refuse what is wrong with it and keep the others.
+def collect(
+    campaign: Campaign, attempt: Attempt, cohorts: Sequence[Cohort], message_ids: Sequence[str]
+) -> Replies:
+    """Wait until everybody has tuned or the deadline has passed; then add up each cohort.
 
     Guarantees:
-        Of at least three updates none is kept whose norm is more than ten times the lower median
-        (test_an_update_far_larger_than_the_others_is_refused_and_they_count).
+        Of at least three cohorts none is kept whose mean's norm is more than ten times the lower
+        median (test_a_cohort_far_larger_than_the_others_is_refused_and_they_count).
     """
-    updates: list[tuple[Metadata, Update]] = []
-    refused, answered, largest = 0, 0, 0
-    for reply in pulled(campaign, attempt.plan.deadline_unix_s, message_ids):
+    replies = Replies()
+    # (1) Who has tuned, by cohort.
+    tuned = _tuned(campaign, attempt, cohorts, message_ids, replies)
+    # (2) The sum of each cohort, and nothing else of its members.
+    started, means = monotonic(), []
+    for cohort in cohorts:
+        mean = _mean(campaign, cohort, tuned.get(cohort.sum_id, []), replies)
+        if mean is not None:
+            means.append((cohort, mean))
+    replies.secure_s = monotonic() - started
+    # (3) Without the cohorts that stand out.
+    for cohort, mean in _without_outliers(means, replies):
+        schema = campaign.record.release.schema
+        weight = mean.mean.total_weight * campaign.settings.sums.full_weight
+        update = CohortUpdate(cohort.sum_id, from_vector(mean.mean.values, schema), weight)
+        replies.means.append(update)
+        replies.survivors += len(mean.survivors)
+    return replies
+
+
+def _tuned(
+    campaign: Campaign,
+    attempt: Attempt,
+    cohorts: Sequence[Cohort],
+    message_ids: Sequence[str],
+    replies: Replies,
+) -> dict[str, list[tuple[str, Message]]]:
+    """The replies to the instructions with their senders' names, by sum."""
+    asked = {node_id(name): (cohort, name) for cohort in cohorts for name in cohort.keys}
+    found: dict[str, list[tuple[str, Message]]] = {}
+    answered = 0
+    poll_s = campaign.settings.poll_s
+    for reply in pulled(campaign, attempt.plan.deadline_unix_s, message_ids, poll_s):
         answered += 1
+        node = reply.metadata.src_node_id
         try:
-            update = _open_reply(campaign, attempt, reply)
-            if any(update.client_id == other.client_id for _, other in updates):
-                raise PeerError(f"update of {update.client_id}: a second one in the same round")
-            updates.append((reply.metadata, update))
-            largest = max(largest, len(sealed_update_of(reply)))
+            cohort, name = _asked(campaign, asked, node)
         except PeerError as error:
-            refused += 1
-            log.warning("round %d: refused: %s", attempt.row.round, error)
-    kept = _without_outliers(updates, attempt.row.round)
-    refused += len(updates) - len(kept)
-    return Replies(kept, refused, len(message_ids) - answered, largest)
+            replies.refused += 1
+            log.warning("round %d: left out: %s", attempt.row.round, error)
+            continue
+        del asked[node]  # one reply of each
+        found.setdefault(cohort.sum_id, []).append((name, reply))
+    replies.late = len(message_ids) - answered
+    return found
+
+
+def _asked(
+    campaign: Campaign, asked: Mapping[int, tuple[Cohort, str]], node: int
+) -> tuple[Cohort, str]:
+    if node not in campaign.members():
+        raise PeerError(f"reply of node {node}: not, or no longer, in the directory")
+    if node not in asked:
+        raise PeerError(f"reply of node {node}: it was not asked, or has answered before")
+    return asked[node]
+
+
+def _mean(
+    campaign: Campaign, cohort: Cohort, tuned: list[tuple[str, Message]], replies: Replies
+) -> CohortMean | None:
+    """The mean of one cohort; None if it came to nothing."""
+    made = SecureSum(campaign, cohort)
+    mean, reason = None, ""
+    try:
+        made.add_advertisements(tuned)
+        mean = made.mean()
+    except (PolicyError, PeerError) as error:
+        reason = str(error)
+        replies.cohorts_lost += 1
+        log.warning("cohort %s is lost: %s", cohort.sum_id, reason)
+    replies.update_bytes = max(replies.update_bytes, made.update_bytes)
+    survivors = 0 if mean is None else len(mean.survivors)
+    replies.refused += len(made.refused)
+    replies.dropped += max(len(tuned) - survivors - len(made.refused), 0)
+    return mean
 
 
 def _without_outliers(
-    updates: list[tuple[Metadata, Update]], round_number: int
-) -> list[tuple[Metadata, Update]]:
+    means: list[tuple[Cohort, CohortMean]], replies: Replies
+) -> Iterator[tuple[Cohort, CohortMean]]:
     """Those whose norm is not far from what is usual in the round."""
-    if len(updates) < FEWEST_TO_COMPARE:
-        return updates
-    norms = [_norm(update) for _, update in updates]
-    most = MOST_TIMES_MEDIAN * statistics.median_low(norms)
-    for (_, update), norm in zip(updates, norms, strict=True):
-        if norm > most:
-            log.warning(
-                "round %d: refused: update of %s: expected a norm of at most %.4g, ten times the"
-                " median, found %.4g",
-                round_number,
-                update.client_id,
-                most,
-                norm,
-            )
-    return [pair for pair, norm in zip(updates, norms, strict=True) if norm <= most]
-
-
-def _norm(update: Update) -> float:
-    """The L2 norm over all tensors."""
-    parts = (
-        float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
-        for tensor in update.delta.values()
-    )
-    return math.hypot(*parts)
-
-
-def pulled(
-    campaign: Campaign, deadline_unix_s: float, message_ids: Sequence[str]
-) -> Iterator[Message]:
-    """Each reply once, until all are there or the deadline has passed."""
-    waiting = list(message_ids)
-    while waiting:
-        left_s = deadline_unix_s - campaign.clock()
-        for reply in campaign.grid.pull_messages(tuple(waiting)):
-            if reply.metadata.reply_to_message_id in waiting:
-                waiting.remove(reply.metadata.reply_to_message_id)
-                yield reply
-        if left_s <= 0:
-            return
-        if waiting:
-            campaign.pause(min(campaign.settings.poll_s, left_s))
-
-
-def _open_reply(campaign: Campaign, attempt: Attempt, reply: Message) -> Update:
-    node = reply.metadata.src_node_id
-    member = campaign.members().get(node)
-    if member is None:
-        raise PeerError(f"reply of node {node}: not, or no longer, in the directory")
-    try:
-        sealed = sealed_update_of(reply)
-    except PeerError as error:
-        raise PeerError(f"reply of {member.client_id}: {error}") from error
-    terms = UpdateTerms(
-        plan_digest=plan_digest(attempt.envelope),
-        client_id=member.client_id,
-        client_key=member.identity_key,
-        schema=campaign.record.release.schema,
-        max_examples=campaign.settings.max_examples,
-    )
-    return open_update(sealed, campaign.keys.sealing, terms)
+    norms = [float(np.linalg.norm(mean.mean.values.astype(np.float64))) for _, mean in means]
+    is_compared = len(means) >= FEWEST_TO_COMPARE
+    most = MOST_TIMES_MEDIAN * statistics.median_low(norms) if is_compared else float("inf")
+    for (cohort, mean), norm in zip(means, norms, strict=True):
+        if norm <= most:
+            yield cohort, mean
+            continue
+        replies.cohorts_lost += 1
+        replies.dropped += len(mean.survivors)
+        log.warning(
+            "cohort %s refused: expected a mean of norm at most %.4g, ten times the median,"
+            " found %.4g",
+            cohort.sum_id,
+            most,
+            norm,
+        )

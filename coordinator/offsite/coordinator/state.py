@@ -103,11 +103,16 @@ class StateFolder:
         return self.root / "reports"
 
     @property
+    def evidence(self) -> Path:
+        """What every secure sum was made of."""
+        return self.root / "evidence"
+
+    @property
     def export(self) -> Path:
         return self.root / "export"
 
     def _data_folders(self) -> tuple[Path, ...]:
-        return (self.spool, self.adapters, self.reports)
+        return (self.spool, self.adapters, self.reports, self.evidence)
 
     def read_key(self, name: str) -> bytes:
         """Bytes of a file in `keys/`."""

@@ -14,10 +14,12 @@ from typing import Self
 from offsite.coordinator.tables.campaigns import CampaignTable
 from offsite.coordinator.tables.clients import ClientTable
 from offsite.coordinator.tables.database import Database
+from offsite.coordinator.tables.decisions import DecisionTable
 from offsite.coordinator.tables.directories import DirectoryTable
 from offsite.coordinator.tables.invites import InviteTable
 from offsite.coordinator.tables.messages import MessageTable
 from offsite.coordinator.tables.points import PointTable
+from offsite.coordinator.tables.results import ResultTable
 
 
 class Store:
@@ -30,6 +32,8 @@ class Store:
         self.directories = DirectoryTable(self._database)
         self.messages = MessageTable(self._database)
         self.campaigns = CampaignTable(self._database)
+        self.decisions = DecisionTable(self._database)
+        self.results = ResultTable(self._database)
         self.points = PointTable(self._database)
 
     @contextmanager

@@ -10,14 +10,13 @@ Notable decisions:
 - FedAdam's server rate is 1e-3 and its tau 1e-5 (Flower: 0.1 and 1e-3). A fine-tuning update moves
   a weight by about 1e-3; with Flower's tau the step would hardly adapt, with its rate the weights
   would be destroyed in the first round.
-- A client says itself how many examples it has, and nobody can check it. So an update weighs at most
-  `MOST_TIMES_MEDIAN` times the (lower) median of what the round's clients claim: one claim cannot
-  replace everybody's update. A client with honestly more data than that weighs less than its share.
+- A strategy sees one reply for each cohort, its mean: what one client sent, nobody sees. So a robust
+  strategy is robust across cohorts, not inside one.
 - FedAdam computes in float64 where NumPy promotes; the next adapter is fp32 like the wire.
 """
 
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -28,22 +27,31 @@ from flwr.serverapp.strategy import FedAdam, FedAvg
 from torch import Tensor
 
 from offsite.coordinator.config import StrategyName
-from offsite.emulator.rounds.flower_internals import message_with_metadata, quieten
-from offsite.emulator.rounds.instruction import (
-    ARRAYS,
-    CONFIG,
-    METRICS,
-    NUM_EXAMPLES,
-    PLAN,
-    adapter_to_record,
+from offsite.emulator.rounds.flower_internals import (
+    SERVER_NODE_ID,
+    message_with_metadata,
+    quieten,
 )
-from offsite.emulator.rounds.update import Update
+from offsite.emulator.rounds.instruction import ARRAYS, CONFIG, adapter_to_record
 from offsite.emulator.schema import TensorSpec
 
 SERVER_LEARNING_RATE = 1e-3
 TAU = 1e-5
-MOST_TIMES_MEDIAN = 10
 MOMENTS = ("m_t", "v_t")
+METRICS = "metrics"
+NUM_EXAMPLES = "num-examples"
+"""Where Flower's strategies look for the weight of a reply."""
+
+
+@dataclass(frozen=True, slots=True)
+class CohortUpdate:
+    """What a strategy gets of a cohort."""
+
+    name: str
+    delta: Mapping[str, Tensor]
+    """The members' weighted mean: tuned adapter minus the round's, fp32, by adapter name."""
+    weight: float
+    """The sum of the members' weights, in examples."""
 
 
 def make_strategy(name: StrategyName, server_learning_rate: float = SERVER_LEARNING_RATE) -> FedAvg:
@@ -93,56 +101,43 @@ def instructions(
     strategy: FedAvg,
     round_number: int,
     adapter: Mapping[str, Tensor],
-    plan: bytes,
+    config: Mapping[str, bytes],
     node_ids: Sequence[int],
 ) -> Iterable[Message]:
-    """One instruction to each node, as the strategy configures it."""
-    config = ConfigRecord({PLAN: plan})
+    """One instruction to each node, as the strategy configures it; `config` is what it says."""
     grid = cast(Grid, _Eligible(sorted(node_ids)))
-    return strategy.configure_train(round_number, adapter_to_record(adapter), config, grid)
+    record = ConfigRecord(dict(config))
+    return strategy.configure_train(round_number, adapter_to_record(adapter), record, grid)
 
 
 def aggregate(
     strategy: FedAvg,
     aggregation: int,
     adapter: Mapping[str, Tensor],
-    updates: Sequence[tuple[Metadata, Update]],
-) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """The next adapter and the clients' mean metrics.
+    means: Sequence[CohortUpdate],
+) -> dict[str, Tensor]:
+    """The next adapter.
 
     Args:
         aggregation: how many aggregations the state has seen, and this one; for FedAdam's bias.
         adapter: what the round started from, fp32.
-        updates: each with the metadata of the reply that it came in. They are added up in the order
-            of client ids, so the result does not depend on who answered first.
-
-    Guarantees:
-        An update weighs at most ten times the lower median of the examples that the round's clients
-        claim (test_a_claim_of_many_examples_weighs_at_most_ten_times_the_median).
+        means: of at least one cohort. They are added up in the order of their names.
     """
-    ordered = sorted(updates, key=lambda pair: pair[1].client_id)
-    shared = set.intersection(*(set(update.metrics) for _, update in ordered))
-    most = MOST_TIMES_MEDIAN * statistics.median_low(u.num_examples for _, u in ordered)
-    replies = [
-        message_with_metadata(
-            metadata, _tuned(adapter, update, min(update.num_examples, most), sorted(shared))
-        )
-        for metadata, update in ordered
-    ]
-    arrays, metrics = strategy.aggregate_train(aggregation, replies)
+    ordered = sorted(means, key=lambda mean: mean.name)
+    replies = [_reply(adapter, mean) for mean in ordered]
+    arrays, _ = strategy.aggregate_train(aggregation, replies)
     assert arrays is not None  # there is at least one reply
-    means = {name: float(cast(float, value)) for name, value in (metrics or {}).items()}
-    return {name: torch.from_numpy(arrays[name].numpy()).float() for name in adapter}, means
+    return {name: torch.from_numpy(arrays[name].numpy()).float() for name in adapter}
 
 
-def _tuned(
-    adapter: Mapping[str, Tensor], update: Update, weight: int, metrics: Sequence[str]
-) -> RecordDict:
-    """A reply as Flower's strategies expect it: the client's adapter, not its difference."""
-    tuned = {name: tensor + update.delta[name] for name, tensor in adapter.items()}
-    values = MetricRecord({name: update.metrics[name] for name in metrics})
-    values[NUM_EXAMPLES] = weight
-    return RecordDict({ARRAYS: adapter_to_record(tuned), METRICS: values})
+def _reply(adapter: Mapping[str, Tensor], mean: CohortUpdate) -> Message:
+    """A reply as Flower's strategies expect it: a tuned adapter, not its difference."""
+    tuned = {name: tensor + mean.delta[name] for name, tensor in adapter.items()}
+    weight = MetricRecord({NUM_EXAMPLES: mean.weight})
+    content = RecordDict({ARRAYS: adapter_to_record(tuned), METRICS: weight})
+    # Flower reads of these nothing but which reply holds an error.
+    metadata = Metadata(0, mean.name, 0, SERVER_NODE_ID, mean.name, mean.name, 0.0, 1.0, "train")
+    return message_with_metadata(metadata, content)
 
 
 class _Eligible:

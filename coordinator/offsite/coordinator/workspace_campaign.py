@@ -4,6 +4,7 @@ from offsite.coordinator.adapter_files import AdapterFiles
 from offsite.coordinator.campaign_parts import CampaignSettings, Release
 from offsite.coordinator.campaign_record import CampaignRecord, CampaignResult
 from offsite.coordinator.config import CoordinatorConfig
+from offsite.coordinator.secure_sums.settings import SumSettings
 from offsite.coordinator.workspace import Workspace
 from offsite.emulator.bundle.bundle import Bundle
 from offsite.secure.errors import ConfigError
@@ -32,7 +33,14 @@ def settings_of(config: CoordinatorConfig) -> CampaignSettings:
         patience=section.patience,
         tolerance=config.gate.tolerance,
         deadline_s=section.deadline_s,
-        max_examples=section.max_examples,
+        sums=SumSettings(
+            cohorts=section.cohorts,
+            coordinate_bound=section.coordinate_bound,
+            clip_norm=section.clip_norm,
+            full_weight=section.full_weight,
+            generator=section.keystream.generator,
+            phase_s=section.phase_s,
+        ),
         seed=section.seed,
     )
 

@@ -49,6 +49,24 @@ def join(
         ),
     ] = "auto",
     threads: Annotated[int, typer.Option(help="Threads for arithmetic (0: torch decides).")] = 0,
+    least_cohort: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Fewest edges that your update may be added up with, you among them; kept for "
+            "later (at first: 5).",
+        ),
+    ] = None,
+    most_norm: Annotated[
+        float | None,
+        typer.Option(help="Largest norm to which a round may clip updates; kept (at first: any)."),
+    ] = None,
+    most_coordinate: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest change of one value to which a round may clip; kept (at first: 16)."
+        ),
+    ] = None,
     inspect_only: Annotated[
         bool, typer.Option("--inspect-only", help="Enrol, fetch and verify, then stop.")
     ] = False,
@@ -61,7 +79,18 @@ def join(
     """
     from offsite.edge_client.commands.join import JoinRequest, join_campaign
 
-    join_campaign(JoinRequest(token, data, state, threads, inspect_only, emulator), Terminal(json))
+    request = JoinRequest(
+        token,
+        data,
+        state,
+        threads,
+        inspect_only,
+        emulator,
+        least_cohort,
+        most_norm,
+        most_coordinate,
+    )
+    join_campaign(request, Terminal(json))
 
 
 @app.command(epilog=EXIT_CODES)

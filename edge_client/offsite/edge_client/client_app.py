@@ -1,19 +1,23 @@
-"""The edge's part of a round, as a Flower `ClientApp`: check, tune, seal, reply.
+"""The edge's part of a round, as a Flower `ClientApp`: check, tune, take part in a secure sum.
+
+    train            checked, tuned; the reply offers keys, and holds nothing of the update
+    train.<action>   the steps of the sum (`secure_rounds`)
 
 The same object serves every engine (`grpc`, `local`, `flower`), and nothing that arrives is ever
 executed: a message holds a signed plan and tensors, and what it is answered with is installed code.
 
 Notable: the app lives as long as the release, so the emulator and the encoded data stay warm from
-round to round. Only the sealed update leaves; the data, the tuned adapter and the checkpoint of a
-run stay in the edge's folders. The app prints nothing and reports through callbacks.
+round to round. Of what was tuned only masked words leave, and the number of examples is one of
+them; no loss, no count, no time. The data, the tuned adapter and the checkpoint of a run stay in
+the edge's folders. The app prints nothing and reports through callbacks.
 
-Rules: nothing is used before the plan's signature, deadline, release and adapter digest were
-checked, nothing is obeyed that asks more of the machine than `EdgeLimits`, and no release serves
-longer than it is valid; the update is bound to the plan's digest and thereby to its campaign, round and attempt (`tests/edge_client/tuning/test_client_app.py`).
+Rules: nothing is used before the plan's signature, deadline, release and adapter digest and the
+terms of the sum were checked, nothing is obeyed that asks more of the machine than `EdgeLimits`,
+and no release serves longer than it is valid; the update is bound to the plan's digest and thereby
+to its campaign, round and attempt (`tests/edge_client/tuning/test_client_app.py`).
 """
 
 import hashlib
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,29 +31,21 @@ from offsite.edge_client.data import Data, DataReport
 from offsite.edge_client.edge_limits import EdgeLimits
 from offsite.edge_client.inbox import ROUND_FOLDER
 from offsite.edge_client.outcome import TuningMetrics, TuningOutcome
+from offsite.edge_client.secure_rounds import SecureRounds
 from offsite.edge_client.task import Task
 from offsite.edge_client.tuning import Callbacks, tune
 from offsite.edge_client.workbench import Examples, Workbench
 from offsite.emulator.bundle.bundle import Bundle
 from offsite.emulator.durable import FOLDER_MODE, machine_errors
 from offsite.emulator.progress import Report, silent
-from offsite.emulator.rounds.instruction import read_adapter, read_plan, reply_content
+from offsite.emulator.rounds.exchange import Action
+from offsite.emulator.rounds.instruction import read_adapter, read_plan, read_terms
 from offsite.emulator.rounds.plan import RoundPlan, SignedPlan
-from offsite.emulator.rounds.update import seal_update
+from offsite.emulator.rounds.vector import to_vector
 from offsite.secure import limits
 from offsite.secure.errors import ExpiredError, StaleReleaseError
-from offsite.secure.identity import IdentityKey, IdentityPublicKey
 
 CHECKPOINT_NAME = "tuning.safetensors"
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """Who answers, and whose plans are obeyed."""
-
-    client_id: str
-    identity: IdentityKey = field(repr=False)
-    coordinator_key: IdentityPublicKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +65,17 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where and when it runs; ``threads`` 0 leaves torch's setting, ``device`` None chooses."""
+    """Where it runs; ``threads`` 0 leaves torch's setting, ``device`` None chooses."""
 
     device: torch.device | None = None
     threads: int = 0
     limits: EdgeLimits = field(default_factory=EdgeLimits)
-    clock: Callable[[], float] = time.time
 
 
 def build_client_app(
     bundle: Bundle,
     data: Data,
-    member: Member,
+    secure: SecureRounds,
     work_folder: Path,
     *,
     listener: Listener | None = None,
@@ -88,6 +83,7 @@ def build_client_app(
 ) -> ClientApp:
     """Return the app that tunes on ``data`` with the emulator of a verified ``bundle``.
 
+    ``secure`` says who answers, whose plans are obeyed and what time it is.
     ``work_folder`` takes the checkpoint where the engine names no folder for the message.
     """
     listener, machine = listener or Listener(), machine or Machine()
@@ -95,9 +91,11 @@ def build_client_app(
         torch.set_num_threads(machine.threads)
     device = machine.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     workbench = Workbench(bundle, data, device, listener.status, listener.progress)
-    rounds = _Rounds(workbench, member, work_folder, listener, machine.clock, machine.limits)
+    rounds = _Rounds(workbench, secure, work_folder, listener, machine.limits)
     app = ClientApp()
     app.train()(rounds.answer)
+    for action in Action:
+        app.train(action.value)(rounds.step(action))
     return app
 
 
@@ -106,10 +104,9 @@ class _Rounds:
     """Answers instructions, one after the other."""
 
     workbench: Workbench
-    member: Member
+    secure: SecureRounds
     work_folder: Path
     listener: Listener
-    clock: Callable[[], float]
     edge_limits: EdgeLimits
 
     def answer(self, message: Message, context: Context) -> Message:
@@ -123,17 +120,30 @@ class _Rounds:
         """
         # (1) An instruction of our coordinator: in time, for this release, with this adapter.
         signed, base = self._check(message)
-        # (2) and (3) The data and the emulator, warm; tuned, from a checkpoint if there is one.
+        # (2) The terms of the sum that the update is for, before anything is tuned.
+        terms, schema = read_terms(message), self.workbench.bundle.adapter_schema
+        if self.secure.check_terms(terms, signed, schema):
+            return Message(self.secure.resume(terms), reply_to=message)  # killed after (4)
+        # (3) The data and the emulator, warm; tuned, from a checkpoint if there is one.
         folder = Path(str(context.node_config.get(ROUND_FOLDER, self.work_folder)))
         tuned = self._tune(signed, base, folder)
-        # (4) Signed by us, sealed to the key of the plan, bound to the plan.
-        sealed = self._seal(signed, tuned)
-        # (5) The reply.
-        return Message(reply_content(sealed, tuned.metrics.examples), reply_to=message)
+        # (4) The update stays here, encoded; keys for the sum leave.
+        update, examples = to_vector(tuned.delta, schema), tuned.metrics.examples
+        return Message(self.secure.begin(terms, signed, update, examples), reply_to=message)
+
+    def step(self, action: Action) -> Callable[[Message, Context], Message]:
+        """Answers one kind of step of a sum."""
+
+        def answer(message: Message, context: Context) -> Message:
+            if action is Action.MASK:
+                self.listener.status("adding the masked update to the sum")
+            return self.secure.answer(action, message)
+
+        return answer
 
     def _check(self, message: Message) -> tuple[SignedPlan, dict[str, torch.Tensor]]:
-        bundle, now_unix_s = self.workbench.bundle, self.clock()
-        signed = read_plan(message, self.member.coordinator_key, now_unix_s)
+        bundle, now_unix_s = self.workbench.bundle, self.secure.clock()
+        signed = read_plan(message, self.secure.trust.coordinator_key, now_unix_s)
         plan = signed.plan
         self.edge_limits.check(plan, now_unix_s)
         # Before the adapter, which is of the plan's release too and may have another schema.
@@ -180,22 +190,11 @@ class _Rounds:
     def _go_on(self, plan: RoundPlan) -> None:
         """Stop where the listener wants it, and where nobody waits for the update any more."""
         self.listener.between_steps()
-        if self.clock() > plan.deadline_unix_s:
+        if self.secure.clock() > plan.deadline_unix_s:
             raise ExpiredError(
                 f"round {plan.round}: the deadline passed while tuning, so the update would be "
                 "left out; ask for a later deadline or fewer local steps"
             )
-
-    def _seal(self, signed: SignedPlan, tuned: TuningOutcome) -> bytes:
-        return seal_update(
-            tuned.delta,
-            num_examples=tuned.metrics.examples,
-            metrics=tuned.metrics.numbers(),
-            plan_digest=signed.digest,
-            client_id=self.member.client_id,
-            identity=self.member.identity,
-            sealing_public=signed.plan.sealing_public_key,
-        )
 
 
 def _binding(signed: SignedPlan, bundle: Bundle, ready: Examples) -> Binding:

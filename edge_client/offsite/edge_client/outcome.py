@@ -9,12 +9,11 @@ import torch
 from offsite.secure.errors import ConfigError
 
 CURVE_POINTS = 32
-LOSS_DIGITS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class TuningMetrics:
-    """What a run did. Losses are nats per learnt token; ``seconds`` cover resumed runs too."""
+    """What a run did, for this machine alone. Losses are nats per learnt token; ``seconds`` cover resumed runs too."""
 
     steps: int
     examples: int
@@ -30,21 +29,6 @@ class TuningMetrics:
     validation_before: float | None
     validation_after: float | None
     stopped_early: bool
-
-    def numbers(self) -> dict[str, float]:
-        """Return the figures that go into an update: finite numbers by name.
-
-        No count of tokens and no time: the coordinator chooses template and tokenizer, so these
-        would measure the rows. Losses are rounded to `LOSS_DIGITS` for the same reason.
-        """
-        losses = {
-            "first-loss": self.first_loss,
-            "last-loss": self.last_loss,
-            "validation-before": self.validation_before,
-            "validation-after": self.validation_after,
-        }
-        told = {name: round(loss, LOSS_DIGITS) for name, loss in losses.items() if loss is not None}
-        return {"steps": float(self.steps), "examples": float(self.examples)} | told
 
 
 @dataclass(frozen=True, slots=True)

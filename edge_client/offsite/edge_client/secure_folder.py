@@ -1,5 +1,6 @@
 """What an edge keeps of a secure sum while it lasts: one folder, erased when the next one begins.
 
+    secure/taken    the newest attempt that an update was given to, and under which terms
     secure/<digest of the terms>/
         terms       the signed terms
         entropy     32 random bytes, from which every secret of the sum follows
@@ -10,9 +11,14 @@
         revealed    the survivors that shares were revealed for  } before anything leaves
 
 The folder is of mode 0700. Whoever reads it while the sum lasts reads the update in clear, as he
-could read the data next to it; nothing in it outlives the sum.
+could read the data next to it; it is erased when the next sum begins or the campaign ends.
+
+Rule: an attempt at a round is taken part in under one set of terms, and attempts only go forward.
+Otherwise a coordinator would have the same update tuned again, for a second sum with one member
+more or less, whose difference is that member's update.
 """
 
+import json
 import re
 import shutil
 from dataclasses import dataclass
@@ -29,8 +35,49 @@ from offsite.secure.aggregation.journal import (
 from offsite.secure.aggregation.keystream import Words
 from offsite.secure.errors import PeerError, PolicyError
 
-FOLDER = "secure"
 _NAME = re.compile(r"[0-9a-f]{64}")
+_TAKEN = "taken"
+
+Turn = tuple[int, int, int]
+"""Campaign, round and attempt: their order is that of time."""
+
+
+def erase_sums(root: Path) -> None:
+    """Erases the folder of every sum: they are over."""
+    with machine_errors(root):
+        for folder in root.iterdir() if root.is_dir() else ():
+            if _NAME.fullmatch(folder.name):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_turn(root: Path, turn: Turn, terms_digest: bytes) -> None:
+    """Raises PolicyError unless an update may be tuned for this attempt under these terms."""
+    path = root / _TAKEN
+    if not path.is_file():
+        return
+    try:
+        taken = json.loads(path.read_bytes())
+        last, digest = tuple(map(int, taken["turn"])), bytes.fromhex(taken["terms"])
+    except (ValueError, KeyError, TypeError):
+        raise PolicyError(
+            f"{path} is damaged, and says which sums this edge took part in: restore it from a "
+            "backup, or join again under a new name"
+        ) from None
+    if (turn == last and terms_digest == digest) or turn > last:
+        return
+    raise PolicyError(
+        f"expected an attempt after campaign {last[0]}, round {last[1]}, attempt {last[2]}, or its "
+        f"very terms, found campaign {turn[0]}, round {turn[1]}, attempt {turn[2]}: this edge gives "
+        "one update to one sum"
+    )
+
+
+def take_turn(root: Path, turn: Turn, terms_digest: bytes) -> None:
+    """Remembers, before anything of an update is stored, which attempt it is for."""
+    with machine_errors(root):
+        root.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+    fields = {"turn": list(turn), "terms": terms_digest.hex()}
+    write_atomic(root / _TAKEN, json.dumps(fields).encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +97,8 @@ class SecureFolder:
     ) -> "SecureFolder":
         """A new sum; the folders of others are erased, for they are over."""
         folder = cls.of(root, terms_digest)
+        erase_sums(root)
         with machine_errors(folder.path):
-            for other in root.iterdir() if root.is_dir() else ():
-                if _NAME.fullmatch(other.name) and other != folder.path:
-                    shutil.rmtree(other, ignore_errors=True)
             folder.path.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
         write_atomic(folder.path / "entropy", entropy)
         write_atomic(folder.path / "words", words.astype("<u4", copy=False).tobytes())

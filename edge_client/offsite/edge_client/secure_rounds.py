@@ -5,9 +5,9 @@
               it is sent, so that a killed edge answers the same again
 
 Rules it enforces, beside those of `offsite.secure.aggregation.member`: the terms are for this plan
-(release, adapter, round) and this schema; the members are named by a directory of the pinned
-authority, the very one that the terms name, no older than the one that this edge knows; the update
-is encoded once and never leaves but masked.
+(release, adapter, round) and this schema, the first for this attempt; the members are named by a
+directory of the pinned authority, the very one that the terms name, without anybody who was revoked
+as far as this edge knows; the update is encoded once and never leaves but masked.
 """
 
 import hashlib
@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 
-from offsite.edge_client.secure_folder import SecureFolder
+from offsite.edge_client.secure_folder import SecureFolder, Turn, check_turn, take_turn
 from offsite.emulator.rounds.exchange import (
     Action,
     exchange_content,
@@ -27,6 +27,8 @@ from offsite.emulator.rounds.exchange import (
     read_messages,
     read_share_request,
 )
+from offsite.emulator.rounds.plan import RoundPlan, SignedPlan
+from offsite.emulator.rounds.vector import Schema, schema_digest, value_count
 from offsite.secure import envelope
 from offsite.secure.aggregation.fixed_point import LEAST_WEIGHT, Values, encode
 from offsite.secure.aggregation.journal import Step, unpack_deliveries
@@ -35,7 +37,8 @@ from offsite.secure.aggregation.keystream import Words
 from offsite.secure.aggregation.member import Member, Self, open_config
 from offsite.secure.aggregation.policy import PolicyFloor
 from offsite.secure.aggregation.round_config import RoundConfig
-from offsite.secure.directory import Directory, check_successor, open_directory
+from offsite.secure.directory import Directory, Status, check_successor, open_directory
+from offsite.secure.envelope import Envelope
 from offsite.secure.errors import IdentityError, PeerError
 from offsite.secure.identity import IdentityKey, IdentityPublicKey
 
@@ -48,6 +51,8 @@ class Trust:
     authority_key: IdentityPublicKey
     directory: Callable[[], Directory]
     """The newest one that was accepted."""
+    keep_directory: Callable[[Envelope], None]
+    """Takes a newer one, once it was checked."""
     policy: PolicyFloor = field(default_factory=PolicyFloor)
 
 
@@ -63,40 +68,50 @@ class SecureRounds:
     threads: int = 1
     entropy: Callable[[], bytes] = lambda: secrets.token_bytes(SEED_BYTES)
 
-    def check_terms(
-        self, terms: bytes, plan_digest: bytes, schema_sha256: bytes, values: int
-    ) -> RoundConfig:
+    def check_terms(self, terms: bytes, signed: SignedPlan, schema: Schema) -> bool:
         """The terms of a sum, before anything is tuned for it.
+
+        Returns whether the update for it was tuned and encoded before, so that `resume` serves.
 
         Raises:
             PeerError: not signed by the coordinator, or for another plan or schema.
-            PolicyError: below what this machine demands.
+            PolicyError: below what this machine demands, or this attempt had other terms before.
         """
-        config = open_config(terms, self.trust.coordinator_key)
-        expected = (plan_digest, schema_sha256, values)
-        if (config.binding, config.schema_sha256, config.values) != expected:
+        config, plan = open_config(terms, self.trust.coordinator_key), signed.plan
+        found = (config.binding, config.campaign_id, config.attempt)
+        if found != (signed.digest, str(plan.campaign_id), plan.attempt):
             raise PeerError("expected the terms of a sum for this plan, found those of another")
+        if (config.schema_sha256, config.values) != (schema_digest(schema), value_count(schema)):
+            raise PeerError("expected the terms of a sum for this adapter, found those of another")
         self.trust.policy.check(config)
-        return config
+        check_turn(self.root, _turn(plan), config.digest)
+        return SecureFolder.of(self.root, config.digest).is_there
 
-    def begin(self, terms: bytes, update: Values, num_examples: int) -> tuple[bytes, bytes]:
-        """Encodes the update and stores it; returns the sum's digest and the advertisement.
+    def begin(
+        self, terms: bytes, signed: SignedPlan, update: Values, num_examples: int
+    ) -> RecordDict:
+        """Encodes the update and stores it; returns what the reply to the instruction holds.
 
         Args:
             terms: those that `check_terms` has accepted.
-            update: the change of the adapter, fp32 (d,), in the order of the schema.
+            update: the change of the adapter, fp32 (d,) (`emulator.rounds.vector`).
         """
         config = open_config(terms, self.trust.coordinator_key)
+        weight = min(max(num_examples / config.full_weight, LEAST_WEIGHT), 1.0)
+        words = encode(update, weight, config.fixed_point)
+        take_turn(self.root, _turn(signed.plan), config.digest)
+        SecureFolder.begin(self.root, config.digest, terms, self.entropy(), words)
+        return self.resume(terms)
+
+    def resume(self, terms: bytes) -> RecordDict:
+        """What `begin` returned, from the folder: the advertisement of fresh keys."""
+        config = open_config(terms, self.trust.coordinator_key)
         folder = SecureFolder.of(self.root, config.digest)
-        if not folder.is_there:
-            weight = min(max(num_examples / config.full_weight, LEAST_WEIGHT), 1.0)
-            words = encode(update, weight, config.fixed_point)
-            folder = SecureFolder.begin(self.root, config.digest, terms, self.entropy(), words)
         member = self._member(folder, config)
         if member.next is Step.ADVERTISE:
             member.advertise(self.clock())
             folder.write_journal(member.journal)
-        return config.digest, member.journal[Step.ADVERTISE.value].sent[0]
+        return exchange_content(config.digest, member.journal[Step.ADVERTISE.value].sent[0])
 
     def answer(self, action: Action, message: Message) -> Message:
         """The reply to one step.
@@ -164,7 +179,7 @@ class SecureRounds:
         return member
 
     def _take_directory(self, folder: SecureFolder, config: RoundConfig, signed: bytes) -> None:
-        """The directory of the terms: signed, the one they name, and not older than ours."""
+        """The directory of the terms: signed, the one they name, and nothing behind our back."""
         found = envelope.from_bytes(signed)
         directory = open_directory(found, self.trust.authority_key, self.clock())
         stated = (config.directory_version, config.directory_sha256)
@@ -172,12 +187,28 @@ class SecureRounds:
             raise PeerError("expected the directory that the terms name, found another")
         known = self.trust.directory()
         if directory.version < known.version:
-            raise IdentityError(
-                f"expected directory version {known.version} or later, found {directory.version}: "
-                "the coordinator went back in time"
-            )
-        check_successor(known, directory)
+            _check_still_stands(directory, known)
+        else:
+            check_successor(known, directory)
         folder.write_directory(signed)
+        if directory.version > known.version:
+            self.trust.keep_directory(found)
+
+
+def _check_still_stands(older: Directory, known: Directory) -> None:
+    """Of a sum that began before a newer directory came: nobody in it was revoked since."""
+    check_successor(older, known)
+    for entry in older.entries:
+        now = known.find(entry.client_id)
+        if entry.status is Status.ACTIVE and (now is None or now.status is not Status.ACTIVE):
+            raise IdentityError(
+                f"expected a directory after {entry.client_id} was revoked in version "
+                f"{known.version}, found version {older.version}: the coordinator went back in time"
+            )
+
+
+def _turn(plan: RoundPlan) -> Turn:
+    return plan.campaign_id, plan.round, plan.attempt
 
 
 @dataclass(slots=True)

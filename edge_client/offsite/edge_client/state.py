@@ -16,12 +16,15 @@ from filelock import FileLock
 
 from offsite.emulator.durable import lock_folder, private_folder, unreadable, write_atomic
 from offsite.secure import directory, envelope, names
+from offsite.secure.aggregation.policy import PolicyFloor
 from offsite.secure.directory import Directory
 from offsite.secure.envelope import Envelope
 from offsite.secure.errors import ConfigError, OffsiteError
 from offsite.secure.identity import IdentityKey, IdentityPublicKey
 
 SEED_BYTES: Final = 32
+POLICY: Final = ("least_cohort", "most_norm_bound", "most_coordinate_bound")
+"""What the owner of an edge may change of the policy."""
 LAPSED: Final = (
     "the certificate of this edge has expired; ask the coordinator's operator to invite it again "
     "under the same name, then run `edge-client join` with the new token and the same state folder: "
@@ -109,6 +112,11 @@ class EdgeState:
         return self.root / "rounds"
 
     @property
+    def sums(self) -> Path:
+        """The secure sums that this edge takes part in (`secure_folder`)."""
+        return self.root / "secure"
+
+    @property
     def log(self) -> Path:
         return self.root / "edge.log"
 
@@ -175,6 +183,20 @@ class EdgeState:
     def save_directory(self, signed: Envelope) -> None:
         """Stores a directory that was verified, and checked to be a successor, before."""
         write_atomic(self._directory, envelope.to_bytes(signed))
+
+    def policy(self) -> PolicyFloor:
+        """What this machine demands of a sum: what its owner said, or the defaults."""
+        path = self.root / "policy.json"
+        if not path.exists():
+            return PolicyFloor()
+        try:
+            return PolicyFloor(**{name: json.loads(self._read(path))[name] for name in POLICY})
+        except (ValueError, KeyError, TypeError, OffsiteError) as error:
+            raise _damaged(path) from error
+
+    def save_policy(self, policy: PolicyFloor) -> None:
+        fields = {name: getattr(policy, name) for name in POLICY}
+        write_atomic(self.root / "policy.json", json.dumps(fields, indent=2).encode() + b"\n")
 
     def _read(self, path: Path) -> bytes:
         try:

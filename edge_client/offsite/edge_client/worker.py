@@ -36,6 +36,7 @@ from offsite.edge_client.state import LAPSED
 from offsite.edge_client.upload import Reply, upload_reply
 from offsite.emulator.durable import write_atomic
 from offsite.emulator.progress import Report, silent
+from offsite.emulator.rounds.exchange import Action
 from offsite.emulator.rounds.flower_internals import CLIENT_APP_RAISED
 from offsite.emulator.rounds.messages import message_from_bytes, message_to_bytes
 from offsite.secure import limits
@@ -45,6 +46,7 @@ from offsite.secure.errors import (
     PeerError,
     PolicyError,
     StaleReleaseError,
+    TermsRefusedError,
 )
 from offsite.secure.names import node_id
 from offsite.v1 import rounds_pb2 as pb
@@ -116,13 +118,14 @@ def run_worker(edge: Edge, client_app: App) -> CampaignEnd | None:
         IdentityError: this edge was revoked, or its certificate has lapsed.
         PeerError: the coordinator keeps sending what cannot be obeyed.
     """
-    inbox, tries = Inbox(edge.rounds), _Tries()
+    inbox, tries, waiting = Inbox(edge.rounds), _Tries(), _Waiting(edge.ears)
     # (1) Replies from before a kill.
     for message_id in inbox.unsent():
         _send(edge, inbox, message_id, tries)
     while not edge.pause_due():
         # (2) The next instruction, or the end.
         asked_s = edge.clock()
+        waiting.say()
         answer = _next(edge)
         tries.erase_late(edge, inbox)
         if answer.phase in OVER:
@@ -135,7 +138,7 @@ def run_worker(edge: Edge, client_app: App) -> CampaignEnd | None:
         inbox.erase_others(message_id)
         try:
             # (3) to (4) Fetched, answered, on the disk.
-            _answer(edge, inbox, answer.instruction, client_app)
+            waiting.is_sum_open = _answer(edge, inbox, answer.instruction, client_app)
         except StaleReleaseError as error:
             edge.ears.say(f"another release was published: {error}")
             return None
@@ -152,7 +155,6 @@ def run_worker(edge: Edge, client_app: App) -> CampaignEnd | None:
 def _next(edge: Edge) -> pb.AwaitResponse:
     stub = pb_grpc.RoundServiceStub(edge.channel)
     edge.pulse.say("waiting")
-    edge.ears.say("waiting for the next round")
 
     def ask() -> pb.AwaitResponse:
         request = pb.AwaitRequest(status=edge.pulse.status)
@@ -170,15 +172,17 @@ def _end(inbox: Inbox, answer: pb.AwaitResponse) -> CampaignEnd:
     return CampaignEnd(Ending.FAILED if failed else Ending.ENDED, answer.reason)
 
 
-def _answer(edge: Edge, inbox: Inbox, ref: pb.MessageRef, client_app: App) -> None:
-    """Leaves the complete reply in the inbox."""
+def _answer(edge: Edge, inbox: Inbox, ref: pb.MessageRef, client_app: App) -> bool:
+    """Leaves the complete reply in the inbox; returns whether more steps of a sum will follow."""
     if inbox.reply(ref.message_id).is_file():
-        return
+        return True
     path = fetch_instruction(edge.channel, inbox, ref, edge.persistence, edge.ears.receiving)
     instruction = message_from_bytes(path.read_bytes())
     with edge.pulse.beating(ref.message_id):
         reply = _call(edge, client_app, instruction, path.parent)
         inbox.write_reply(ref.message_id, message_to_bytes(reply))
+    is_last = instruction.metadata.message_type == Action.REVEAL.message_type
+    return not is_last and not reply.has_error()
 
 
 def _call(edge: Edge, client_app: App, instruction: Message, folder: Path) -> Message:
@@ -221,10 +225,12 @@ def _is_first(marker: Path) -> bool:
 def public_text(error: Exception) -> str:
     """What the coordinator may know of an error on this edge.
 
-    What came from the coordinator may be named. Any other message may quote the owner's data,
-    paths or settings, and so does its class where a template of the coordinator can choose it: both
-    stay here.
+    What came from the coordinator may be named, and of the terms of a sum which ones were refused,
+    but not what is demanded here. Any other message may quote the owner's data, paths or settings,
+    and so does its class where a template of the coordinator can choose it: both stay here.
     """
+    if isinstance(error, TermsRefusedError):
+        return f"{type(error).__name__}: {error.public}"[:500]
     if isinstance(error, PeerError | PolicyError):
         return f"{type(error).__name__}: {error}"[:500]
     return FAILED_TEXT
@@ -235,7 +241,7 @@ def _send(edge: Edge, inbox: Inbox, message_id: str, tries: "_Tries") -> None:
 
     One that is called too late stays until the coordinator has answered this edge something else.
     """
-    edge.pulse.say("sending the update")
+    edge.pulse.say("sending")
     reply = Reply.of(message_id, inbox.reply(message_id))
     try:
         upload_reply(edge.channel, reply, edge.persistence, edge.ears.sending)
@@ -247,6 +253,21 @@ def _send(edge: Edge, inbox: Inbox, message_id: str, tries: "_Tries") -> None:
     else:
         inbox.count_returned(message_id)
     inbox.erase(message_id)
+
+
+class _Waiting:
+    """Says what the edge waits for, once: between the steps of a sum it waits every few seconds."""
+
+    def __init__(self, ears: Ears) -> None:
+        self.is_sum_open = False
+        self._ears = ears
+        self._said = ""
+
+    def say(self) -> None:
+        text = "waiting for the other edges" if self.is_sum_open else "waiting for the next round"
+        if text != self._said:
+            self._ears.say(text)
+        self._said = text
 
 
 class _Tries:

@@ -1,1 +1,1 @@
-"""Identities, directory, signing and sealing as a core without I/O."""
+"""Identities, directory, signing, sealing and secure aggregation as a core without I/O."""

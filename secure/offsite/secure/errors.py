@@ -42,6 +42,18 @@ class PolicyError(OffsiteError):
     exit_code = 6
 
 
+class TermsRefusedError(PolicyError):
+    """Terms of a secure sum below what this machine demands.
+
+    The message is for the machine's owner and says what is demanded; `public` is for the peer, who
+    may know which of its own terms were refused and nothing more.
+    """
+
+    def __init__(self, message: str, public: str) -> None:
+        super().__init__(message)
+        self.public = public
+
+
 class ConfigError(OffsiteError):
     """A setting, a flag or a file given by the user is wrong."""
 

@@ -1,13 +1,16 @@
 """The edge's part of a round: what it obeys, what it refuses, and what leaves it."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
+from tests.secure.aggregation.fleets import config
 from tests.tiny import save_llama, write_completions
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -17,23 +20,24 @@ from offsite.edge_client.client_app import (
     ROUND_FOLDER,
     Listener,
     Machine,
-    Member,
     build_client_app,
 )
 from offsite.edge_client.data import DataReport, read_data
 from offsite.edge_client.edge_limits import EdgeLimits
+from offsite.edge_client.secure_rounds import SecureRounds, Trust
 from offsite.emulator.adapters.adapter import AdapterKind, AdapterSpec, make_adapter
 from offsite.emulator.bundle.bundle import Bundle
 from offsite.emulator.bundle.manifest import ReleaseFacts
 from offsite.emulator.bundle.reader import open_bundle
 from offsite.emulator.bundle.writer import Contents, write_bundle
 from offsite.emulator.layer_map import LayerMap, Placement
+from offsite.emulator.rounds.exchange import read_exchange
 from offsite.emulator.rounds.flower_internals import set_task_identity
 from offsite.emulator.rounds.instruction import (
     adapter_digest,
     adapter_to_record,
-    sealed_update_of,
 )
+from offsite.emulator.rounds.messages import message_to_bytes
 from offsite.emulator.rounds.plan import (
     ComputeDtype,
     RoundPlan,
@@ -41,9 +45,15 @@ from offsite.emulator.rounds.plan import (
     plan_digest,
     sign_plan,
 )
-from offsite.emulator.rounds.update import Update, UpdateTerms, open_update
+from offsite.emulator.rounds.vector import from_vector, schema_digest, value_count
+from offsite.emulator.schema import spec_of
 from offsite.secure import envelope as envelopes
 from offsite.secure import limits
+from offsite.secure.aggregation.fixed_point import FixedPoint, decode
+from offsite.secure.aggregation.messages import Advertisement, opened
+from offsite.secure.aggregation.policy import PolicyFloor
+from offsite.secure.aggregation.round_config import CONFIG_TYPE, RoundConfig
+from offsite.secure.directory import Directory
 from offsite.secure.errors import (
     ExpiredError,
     IntegrityError,
@@ -52,14 +62,17 @@ from offsite.secure.errors import (
     PolicyError,
     SignatureError,
     StaleReleaseError,
+    TermsRefusedError,
 )
 from offsite.secure.identity import IdentityKey
-from offsite.secure.sealing import SealingKey
 
 NOW = 1_800_000_000.0
 COORDINATOR = IdentityKey.from_seed(bytes(range(32)))
 IDENTITY = IdentityKey.from_seed(bytes(range(1, 33)))
-SEALING = SealingKey.from_seed(bytes(range(2, 34)))
+AUTHORITY = IdentityKey.from_seed(bytes(range(2, 34)))
+DIRECTORY = Directory()
+FULL_WEIGHT = 46
+TWO = PolicyFloor(least_cohort=2)
 SETTINGS = TuningSettings(
     learning_rate=1e-3, local_steps=4, batch_examples=8, dtype=ComputeDtype.FLOAT32
 )
@@ -109,26 +122,45 @@ def plan_for(release: Release, **changes: object) -> RoundPlan:
         adapter_sha256=adapter_digest(release.adapter),
         settings=SETTINGS,
         deadline_unix_s=NOW + 600,
-        sealing_public_key=SEALING.public_bytes,
         seed=3,
     )
     return replace(plan, **changes)  # type: ignore[arg-type]
 
 
 def instruction(
-    plan: RoundPlan, adapter: Tensors, *, signer: IdentityKey = COORDINATOR
+    plan: RoundPlan,
+    adapter: Tensors,
+    *,
+    signer: IdentityKey = COORDINATOR,
+    terms: RoundConfig | None = None,
 ) -> tuple[Message, bytes]:
-    """An instruction, and the digest of its plan."""
+    """An instruction, and the digest of the terms in it."""
     envelope = sign_plan(plan, signer)
-    content = RecordDict(
-        {
-            "arrays": adapter_to_record(adapter),
-            "config": ConfigRecord(
-                {"plan": envelopes.to_bytes(envelope), "server-round": plan.round}
-            ),
-        }
+    terms = terms or terms_for(plan, plan_digest(envelope), adapter)
+    signed = envelopes.sign(CONFIG_TYPE, terms.to_bytes(), COORDINATOR)
+    config = {
+        "plan": envelopes.to_bytes(envelope),
+        "terms": envelopes.to_bytes(signed),
+        "server-round": plan.round,
+    }
+    content = RecordDict({"arrays": adapter_to_record(adapter), "config": ConfigRecord(config)})
+    return Message(content, dst_node_id=9, message_type="train"), terms.digest
+
+
+def terms_for(plan: RoundPlan, digest: bytes, adapter: Tensors) -> RoundConfig:
+    """Terms of a sum for a plan, between this edge and another."""
+    schema = {name: spec_of(tensor) for name, tensor in adapter.items()}
+    return config(
+        2,
+        value_count(schema),
+        campaign_id=str(plan.campaign_id),
+        attempt=plan.attempt,
+        binding=digest,
+        schema_sha256=schema_digest(schema),
+        full_weight=FULL_WEIGHT,
+        fixed_point=FixedPoint.for_cohort(2, 16.0),
+        deadlines_unix_s=(NOW * 2,) * 5,
     )
-    return Message(content, dst_node_id=9, message_type="train"), plan_digest(envelope)
 
 
 def app_for(
@@ -136,13 +168,23 @@ def app_for(
     folder: Path,
     listener: Listener | None = None,
     clock: Callable[[], float] = lambda: NOW,
+    policy: PolicyFloor = TWO,
 ) -> ClientApp:
     data = read_data(write_completions(folder / "data.jsonl"))
-    member = Member("clinic", IDENTITY, COORDINATOR.public)
-    machine = Machine(torch.device("cpu"), clock=clock)
+    machine = Machine(torch.device("cpu"))
+    secure = secure_for(folder, clock, policy)
     return build_client_app(
-        release.bundle, data, member, folder / "work", listener=listener, machine=machine
+        release.bundle, data, secure, folder / "work", listener=listener, machine=machine
     )
+
+
+def secure_for(
+    folder: Path,
+    clock: Callable[[], float] = lambda: NOW,
+    policy: PolicyFloor = TWO,
+) -> SecureRounds:
+    trust = Trust(COORDINATOR.public, AUTHORITY.public, lambda: DIRECTORY, lambda _: None, policy)
+    return SecureRounds("clinic", IDENTITY, trust, folder / "secure", clock)
 
 
 def call(app: ClientApp, message: Message, round_folder: Path | None = None) -> Message:
@@ -150,31 +192,96 @@ def call(app: ClientApp, message: Message, round_folder: Path | None = None) -> 
     return app(message, Context(5, 9, node_config, RecordDict(), {}))
 
 
-def opened(release: Release, reply: Message, digest: bytes) -> Update:
-    schema = release.bundle.adapter_schema
-    terms = UpdateTerms(digest, "clinic", IDENTITY.public, schema)
-    return open_update(sealed_update_of(reply), SEALING, terms)
+@dataclass(frozen=True)
+class Kept:
+    """What an edge keeps of a sum, decoded."""
+
+    delta: Tensors
+    weight: float
 
 
-def test_an_instruction_is_answered_with_a_sealed_update(release: Release, tmp_path: Path) -> None:
+def kept(release: Release, folder: Path, reply: Message, digest: bytes) -> Kept:
+    """The update that a reply offers keys for: it lies on the edge and nowhere else."""
+    assert read_exchange(reply)[0] == digest
+    words = np.frombuffer((folder / "secure" / digest.hex() / "words").read_bytes(), "<u4")
+    mean = decode(words.copy(), 1, FixedPoint.for_cohort(2, 16.0))
+    return Kept(from_vector(mean.values, release.bundle.adapter_schema), mean.total_weight)
+
+
+def test_an_instruction_is_answered_with_keys_and_nothing_of_the_update(
+    release: Release, tmp_path: Path
+) -> None:
     statuses: list[str] = []
     seen: list[int] = []
     listener = Listener(
         status=statuses.append,
         data=lambda report: seen.append(report.examples),
-        tuned=lambda plan, metrics: seen.append(metrics.steps),
+        tuned=lambda plan, metrics: seen.extend((metrics.steps, metrics.examples)),
     )
     message, digest = instruction(plan_for(release), release.adapter)
     reply = call(app_for(release, tmp_path, listener), message)
-    update = opened(release, reply, digest)
-    assert update.num_examples == 23  # 24 rows, one held out
-    assert update.metrics["steps"] == 4
-    assert update.delta.keys() == release.adapter.keys()
-    assert any(bool(change.any()) for change in update.delta.values())
-    assert seen == [24, 4]
+    found = kept(release, tmp_path, reply, digest)
+    assert found.weight == pytest.approx(23 / FULL_WEIGHT)  # 24 rows, one held out
+    assert found.delta.keys() == release.adapter.keys()
+    assert any(bool(change.any()) for change in found.delta.values())
+    assert seen == [24, 4, 23]
     assert statuses == ["encoding the data", "loading the emulator", "tuning, round 1 of 2"]
-    metrics = reply.content["metrics"]
-    assert metrics["num-examples"] == 23
+    # The reply: one record, the digest of the terms and a signed advertisement.
+    assert set(reply.content) == {"secure"}
+    _, body = read_exchange(reply)
+    assert opened(Advertisement, body, IDENTITY.public).client_id == "clinic"
+    assert len(message_to_bytes(reply)) < 8192
+
+
+def test_only_the_first_terms_of_an_attempt_get_an_update(release: Release, tmp_path: Path) -> None:
+    """The same update in two sums, with one member more or less, would be that member's."""
+    plan, app = plan_for(release), app_for(release, tmp_path)
+    message, digest = instruction(plan, release.adapter)
+    first = call(app, message)
+    terms = terms_for(plan, plan_digest(sign_plan(plan, COORDINATOR)), release.adapter)
+    others = replace(terms, round_id=b"2" * 16)
+    again = instruction(plan, release.adapter, terms=others)[0]
+    refuses(app, again, PolicyError, "one update to one sum")
+    later = instruction(replace(plan, attempt=2), release.adapter)[0]
+    call(app, later)
+    refuses(app, message, PolicyError, "expected an attempt after .* attempt 2")
+    assert read_exchange(first)[0] == digest
+
+
+def test_terms_for_another_plan_adapter_or_below_the_policy_are_refused(
+    release: Release, tmp_path: Path
+) -> None:
+    statuses: list[str] = []
+    app = app_for(release, tmp_path, Listener(status=statuses.append))
+    plan = plan_for(release)
+    terms = terms_for(plan, plan_digest(sign_plan(plan, COORDINATOR)), release.adapter)
+    for changes, match in (
+        ({"binding": bytes(32)}, "for this plan"),
+        ({"campaign_id": "6"}, "for this plan"),
+        ({"attempt": 2}, "for this plan"),
+        ({"values": terms.values + 1}, "for this adapter"),
+        ({"schema_sha256": bytes(32)}, "for this adapter"),
+    ):
+        wrong = replace(terms, **changes)  # type: ignore[arg-type]
+        refuses(app, instruction(plan, release.adapter, terms=wrong)[0], PeerError, match)
+    strict = app_for(
+        release, tmp_path, Listener(status=statuses.append), policy=PolicyFloor(least_cohort=3)
+    )
+    message = instruction(plan, release.adapter)[0]
+    refuses(strict, message, TermsRefusedError, "at least 3 are demanded here")
+    del message.content["config"]["terms"]
+    refuses(app, message, PeerError, "signed terms of a secure sum, found none")
+    assert statuses == []
+
+
+def test_killed_after_tuning_an_edge_offers_the_same_keys_and_does_not_tune_again(
+    release: Release, tmp_path: Path
+) -> None:
+    message, _ = instruction(plan_for(release), release.adapter)
+    first = read_exchange(call(app_for(release, tmp_path), message))
+    statuses: list[str] = []
+    again = call(app_for(release, tmp_path, Listener(status=statuses.append)), message)
+    assert (read_exchange(again), statuses) == (first, [])
 
 
 def test_the_emulator_stays_warm_and_rounds_do_not_leak_into_each_other(
@@ -183,9 +290,10 @@ def test_the_emulator_stays_warm_and_rounds_do_not_leak_into_each_other(
     statuses: list[str] = []
     app = app_for(release, tmp_path, Listener(status=statuses.append))
     message, digest = instruction(plan_for(release), release.adapter)
-    first = opened(release, call(app, message, tmp_path / "1"), digest)
+    first = kept(release, tmp_path, call(app, message, tmp_path / "1"), digest)
     call(app, instruction(plan_for(release, round=2), release.adapter)[0], tmp_path / "2")
-    again = opened(release, call(app, message, tmp_path / "3"), digest)
+    shutil.rmtree(tmp_path / "secure")  # as an edge that never took part
+    again = kept(release, tmp_path, call(app, message, tmp_path / "3"), digest)
     assert statuses.count("loading the emulator") == 1
     assert statuses.count("encoding the data") == 1
     for name, change in first.delta.items():
@@ -198,7 +306,9 @@ def test_a_killed_round_goes_on_after_a_restart(
     monkeypatch.setattr(tuning, "CHECKPOINT_S", 0.0)
     monkeypatch.setattr(tuning, "CHECKPOINT_SHARE", float("inf"))
     message, digest = instruction(plan_for(release), release.adapter)
-    whole = opened(release, call(app_for(release, tmp_path), message, tmp_path / "a"), digest)
+    reply = call(app_for(release, tmp_path), message, tmp_path / "a")
+    whole = kept(release, tmp_path, reply, digest)
+    shutil.rmtree(tmp_path / "secure")
 
     def die_at_step_3(done: int, total: int) -> None:
         if (done, total) == (3, 4):
@@ -209,7 +319,7 @@ def test_a_killed_round_goes_on_after_a_restart(
     assert (tmp_path / "b" / CHECKPOINT_NAME).stat().st_mode & 0o777 == 0o600
     statuses: list[str] = []
     app = app_for(release, tmp_path, Listener(status=statuses.append))
-    resumed = opened(release, call(app, message, tmp_path / "b"), digest)
+    resumed = kept(release, tmp_path, call(app, message, tmp_path / "b"), digest)
     assert "resuming at step 3 of 4" in statuses
     for name, change in whole.delta.items():
         assert torch.equal(change, resumed.delta[name])
@@ -289,14 +399,6 @@ def test_a_release_serves_no_longer_than_it_is_valid(release: Release, tmp_path:
     refuses(app, message, ExpiredError, "the release has expired")
 
 
-def test_what_leaves_counts_no_tokens_and_rounds_losses(release: Release, tmp_path: Path) -> None:
-    message, digest = instruction(plan_for(release), release.adapter)
-    metrics = opened(release, call(app_for(release, tmp_path), message), digest).metrics
-    losses = {"first-loss", "last-loss", "validation-before", "validation-after"}
-    assert metrics.keys() == {"steps", "examples"} | losses
-    assert all(metrics[name] == round(metrics[name], 3) for name in losses)
-
-
 def test_an_adapter_that_is_not_finite_is_refused(release: Release, tmp_path: Path) -> None:
     name = next(iter(release.adapter))
     broken = release.adapter | {name: torch.full_like(release.adapter[name], float("nan"))}
@@ -331,7 +433,7 @@ def test_no_status_tells_where_files_lie(
     statuses: list[str] = []
     app = app_for(release, tmp_path, Listener(status=statuses.append))
     message, digest = instruction(plan_for(release), release.adapter)
-    assert opened(release, call(app, message, tmp_path / "round"), digest).metrics["steps"] == 4
+    kept(release, tmp_path, call(app, message, tmp_path / "round"), digest)
     assert tuning.NO_CHECKPOINT in statuses
     assert not any(str(tmp_path) in text or "/" in text for text in statuses)
 
@@ -339,8 +441,8 @@ def test_no_status_tells_where_files_lie(
 def test_a_bf16_round_keeps_fp32_updates(release: Release, tmp_path: Path) -> None:
     settings = replace(SETTINGS, dtype=ComputeDtype.BFLOAT16)
     message, digest = instruction(plan_for(release, settings=settings), release.adapter)
-    update = opened(release, call(app_for(release, tmp_path), message), digest)
-    assert all(change.dtype is torch.float32 for change in update.delta.values())
+    update = kept(release, tmp_path, call(app_for(release, tmp_path), message), digest)
+    assert any(bool((change.bfloat16() != change).any()) for change in update.delta.values())
 
 
 def test_no_example_is_longer_than_the_model_admits(release: Release, tmp_path: Path) -> None:
@@ -361,7 +463,7 @@ def test_threads_are_set_only_if_asked_for(
     app_for(release, tmp_path)
     assert asked == []
     data = read_data(tmp_path / "data.jsonl")
-    member = Member("clinic", IDENTITY, COORDINATOR.public)
-    build_client_app(release.bundle, data, member, tmp_path, machine=Machine(threads=3))
+    secure = secure_for(tmp_path)
+    build_client_app(release.bundle, data, secure, tmp_path, machine=Machine(threads=3))
     assert asked == [3]
-    assert "seed" not in repr(member)
+    assert "seed" not in repr(secure)

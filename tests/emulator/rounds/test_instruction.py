@@ -12,8 +12,7 @@ from offsite.emulator.rounds.instruction import (
     adapter_digest,
     adapter_to_record,
     read_instruction,
-    reply_content,
-    sealed_update_of,
+    read_terms,
 )
 from offsite.emulator.rounds.plan import RoundPlan, TuningSettings, sign_plan
 from offsite.emulator.schema import TensorSpec
@@ -32,9 +31,7 @@ def _message(body: RecordDict | Error) -> Message:
 
 
 def _content(arrays: ArrayRecord | None = None) -> RecordDict:
-    plan = RoundPlan(
-        1, 1, 1, 1, "ab" * 32, adapter_digest(ADAPTER), TuningSettings(), 100.0, b"k" * 64, 5
-    )
+    plan = RoundPlan(1, 1, 1, 1, "ab" * 32, adapter_digest(ADAPTER), TuningSettings(), 100.0, 5)
     signed = envelopes.to_bytes(sign_plan(plan, KEY))
     config = ConfigRecord({"plan": signed, "server-round": 1})
     return RecordDict({"arrays": arrays or adapter_to_record(ADAPTER), "config": config})
@@ -130,22 +127,16 @@ def test_the_digest_tells_names_shapes_and_bytes_apart() -> None:
     assert len({adapter_digest(tensors) for tensors in [base, *others]}) == 5
 
 
-def test_a_reply_gives_its_sealed_update() -> None:
-    assert sealed_update_of(_message(reply_content(b"sealed", 3))) == b"sealed"
+def test_the_terms_of_the_sum_stand_beside_the_plan() -> None:
+    content = _content()
+    content["config"]["terms"] = b"terms"  # type: ignore[call-overload]
+    assert read_terms(_message(content)) == b"terms"
 
 
-@pytest.mark.parametrize(
-    ("body", "said"),
-    [
-        (Error(1, "no memory"), "could not do it: no memory"),
-        (RecordDict(), "expected a sealed update"),
-        (RecordDict({"update": ConfigRecord()}), "expected a sealed update"),
-        (
-            RecordDict({"update": ArrayRecord({"sealed": Array("uint8", (9,), "x", b"1")})}),
-            "expected offsite.sealed",
-        ),
-    ],
-)
-def test_a_reply_without_one_is_refused(body: RecordDict | Error, said: str) -> None:
-    with pytest.raises(PeerError, match=said):
-        sealed_update_of(_message(body))
+@pytest.mark.parametrize("terms", [None, "text"])
+def test_an_instruction_without_terms_gets_no_update(terms: str | None) -> None:
+    content = _content()
+    if terms is not None:
+        content["config"]["terms"] = terms  # type: ignore[call-overload]
+    with pytest.raises(PeerError, match="signed terms of a secure sum"):
+        read_terms(_message(content))

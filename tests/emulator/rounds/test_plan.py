@@ -32,7 +32,6 @@ def _plan(**changes: object) -> RoundPlan:
         adapter_sha256="cd" * 32,
         settings=TuningSettings(dtype=ComputeDtype.FLOAT32, local_epochs=0.3),
         deadline_unix_s=2_000.5,
-        sealing_public_key=bytes(range(64)),
         seed=2**60 + 1,
     )
     return dataclasses.replace(plan, **changes)  # type: ignore[arg-type]
@@ -86,7 +85,6 @@ def test_any_flipped_bit_is_refused(position: int, bit: int) -> None:
         ({"seed": -1}, "seed"),
         ({"seed": 10**400}, "seed"),
         ({"adapter_sha256": "AB" * 32}, "adapter_sha256"),
-        ({"sealing_public_key": "zz"}, "sealing_public_key"),
         ({"deadline_unix_s": "soon"}, "deadline_unix_s"),
         ({"surprise": 1}, "unknown key"),
         ({"settings": []}, "settings"),
@@ -114,7 +112,7 @@ def test_settings_that_are_not_exact_name_the_key(change: dict[str, object], sai
         RoundPlan.from_json(json.dumps(values).encode())
 
 
-@pytest.mark.parametrize("missing", ["round", "settings", "sealing_public_key"])
+@pytest.mark.parametrize("missing", ["round", "settings", "seed"])
 def test_a_missing_key_is_named(missing: str) -> None:
     values = json.loads(_plan().to_json())
     del values[missing]

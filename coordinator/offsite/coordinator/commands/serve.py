@@ -23,7 +23,7 @@ from typing import Final
 
 from offsite.coordinator.authority import Authority
 from offsite.coordinator.campaign import run_campaign
-from offsite.coordinator.campaign_parts import Campaign, CoordinatorKeys, Member
+from offsite.coordinator.campaign_parts import Campaign, CoordinatorKeys, Member, SecureParts
 from offsite.coordinator.campaign_record import CampaignRecord, CampaignResult
 from offsite.coordinator.gatekeeper import Gatekeeper
 from offsite.coordinator.grid import GrpcGrid
@@ -41,13 +41,14 @@ from offsite.coordinator.workspace_campaign import record_of
 from offsite.emulator.bundle.bundle import Bundle
 from offsite.emulator.durable import FILE_MODE, machine_errors, write_atomic
 from offsite.emulator.printable import printable
+from offsite.emulator.rounds.exchange import most_reply_bytes
+from offsite.emulator.rounds.vector import value_count
 from offsite.emulator.settings import to_tables
 from offsite.emulator.terminal import Terminal
-from offsite.secure import limits
+from offsite.secure import envelope, limits
 from offsite.secure.directory import Role, Status
 from offsite.secure.errors import OffsiteError
 from offsite.secure.names import node_id
-from offsite.secure.sealing import SealingKey
 from offsite.v1.artefacts_pb2_grpc import add_ArtefactServiceServicer_to_server
 from offsite.v1.enrolment_pb2_grpc import add_EnrolmentServiceServicer_to_server
 from offsite.v1.rounds_pb2_grpc import add_RoundServiceServicer_to_server
@@ -134,11 +135,31 @@ def _campaign(
     campaign_id = record.open(time.time()).campaign_id
     return Campaign(
         record=record,
-        keys=CoordinatorKeys(keys.coordinator, SealingKey.from_seed(keys.sealing_seed)),
-        grid=GrpcGrid(mailbox, workspace.store, campaign_id),
+        keys=CoordinatorKeys(keys.coordinator, keys.authority.public),
+        grid=_grid(workspace, record, mailbox, campaign_id),
         members=lambda: members_of(authority),
+        secure=SecureParts(
+            directory=lambda: envelope.to_bytes(authority.signed_directory()),
+            decisions=workspace.store.decisions,
+            results=workspace.store.results,
+            evidence=workspace.state.evidence,
+            threads=os.cpu_count() or 1,
+        ),
         gate=gate_of(config, bundle, model, terminal.progress, corrector),
         announce=lambda phase, reason: mailbox.set_status(CampaignStatus(phase, reason)),
+    )
+
+
+def _grid(
+    workspace: Workspace, record: CampaignRecord, mailbox: Mailbox, campaign_id: int
+) -> GrpcGrid:
+    """Takes no larger reply than the step that it answers can have."""
+    values = value_count(record.release.schema)
+    return GrpcGrid(
+        mailbox,
+        workspace.store,
+        campaign_id,
+        most_reply_bytes=lambda message: most_reply_bytes(message.metadata.message_type, values),
     )
 
 

@@ -29,6 +29,7 @@ ROUND_COLUMNS = (
     "updates",
     "refused",
     "late",
+    "dropped",
     "gate_acc",
     "full_acc",
 )

@@ -1,6 +1,6 @@
 """One cohort's secure sum over Flower's `Grid`: from the members' advertisements to their mean.
 
-`secure_mean` is the protocol on one screen, phases numbered as in `offsite.secure.aggregation`.
+`SecureSum.mean` is the protocol on one screen, phases numbered as in `offsite.secure.aggregation`.
 Every phase is one exchange on the grid, in a group of its own; instructions that were sent before a
 restart are found again, replies are read again, and the decisions between phases are durable
 (`decisions`), so a killed coordinator continues the sum, and no member is told two things.
@@ -9,7 +9,7 @@ What one member sends wrong costs nobody else: it is logged, and that member is 
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,8 +17,9 @@ import numpy as np
 from flwr.app import Message
 
 from offsite.coordinator.campaign_parts import Campaign, DurableGrid
-from offsite.coordinator.replies import pulled
-from offsite.coordinator.secure_sums.decisions import Decision, Decisions, decided
+from offsite.coordinator.pulling import pulled
+from offsite.coordinator.secure_sums.decisions import Decision, decided
+from offsite.coordinator.secure_sums.result_log import publish
 from offsite.emulator.durable import write_atomic
 from offsite.emulator.rounds.exchange import (
     Action,
@@ -37,15 +38,26 @@ from offsite.secure.aggregation.journal import pack_deliveries
 from offsite.secure.aggregation.keystream import Words
 from offsite.secure.aggregation.masks import apply_masks
 from offsite.secure.aggregation.member import open_config
-from offsite.secure.aggregation.messages import Members, Result, opened, signed
+from offsite.secure.aggregation.messages import (
+    Advertisement,
+    Members,
+    Result,
+    claimed,
+    opened,
+    signed,
+)
 from offsite.secure.errors import PeerError
 from offsite.secure.identity import IdentityPublicKey
 from offsite.secure.names import node_id
 
 log = logging.getLogger(__name__)
 
+DIRECTORY = "directory"
 EVIDENCE = "evidence"
 RESULT = "result"
+"""Written last of its folder: with it the evidence is complete."""
+POLL_S = 0.05
+"""Between two looks for replies; an exchange takes less than tuning by far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +71,7 @@ class Cohort:
     directory: bytes
     """The signed directory that the terms name."""
     keys: Mapping[str, IdentityPublicKey] = field(repr=False)
-    """Identity keys of its active clients, by client id."""
+    """Identity keys of those who are asked, by client id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,25 +81,24 @@ class CohortMean:
     mean: Mean
     survivors: tuple[str, ...]
     dropped: tuple[str, ...]
-    refused: int
 
 
 class SecureSum:
-    """One sum. `folder` takes its evidence: messages, masked vectors, result."""
+    """One sum. Its folder takes the evidence: messages, masked vectors, directory, result."""
 
-    def __init__(
-        self, campaign: Campaign, cohort: Cohort, decisions: Decisions, folder: Path, threads: int
-    ) -> None:
-        self.campaign, self.cohort, self.folder, self.threads = campaign, cohort, folder, threads
+    def __init__(self, campaign: Campaign, cohort: Cohort) -> None:
+        self.campaign, self.cohort = campaign, cohort
+        self.folder = campaign.secure.evidence / cohort.sum_id
         self.config = open_config(cohort.terms, campaign.keys.identity.public)
         self.gathering = Gathering(self.config, campaign.keys.identity, self._key_of)
-        self.refused = 0
-        self._decisions = decisions
+        self.refused: set[str] = set()
+        """Members of whom something was left out."""
+        self.update_bytes = 0
 
-    def add_advertisements(self, replies: Iterator[tuple[str, Message]]) -> None:
+    def add_advertisements(self, replies: Iterable[tuple[str, Message]]) -> None:
         """Phase 1: what the members answered once they had tuned."""
         for name, reply in replies:
-            self._take(name, reply, lambda body, _: self.gathering.add_advertisement(body))
+            self._take(name, reply, lambda body, _, n=name: self._add_advertisement(n, body))  # type: ignore[misc]
 
     def mean(self) -> CohortMean:
         """Phases 2 to 6.
@@ -125,10 +136,10 @@ class SecureSum:
         self._exchange(Action.REVEAL, dict.fromkeys(survivors, words), reveal)
         # (6) The masks go; the sum is signed, and what led to it is kept.
         masks = [mask.opposite for mask in gathering.masks()]
-        apply_masks(total, masks, self.config.generator, self.threads)
+        apply_masks(total, masks, self.config.generator, self.campaign.secure.threads)
         self._publish(total)
         mean = decode(total, len(survivors), self.config.fixed_point)
-        return CohortMean(mean, survivors, gathering.agreement.dropped, self.refused)
+        return CohortMean(mean, survivors, gathering.agreement.dropped)
 
     # Lines between the phases.
 
@@ -154,7 +165,7 @@ class SecureSum:
         return headers
 
     def _decided(self, decision: Decision, decide: Callable[[], bytes]) -> bytes:
-        return decided(self._decisions, self.cohort.sum_id, decision, decide)
+        return decided(self.campaign.secure.decisions, self.cohort.sum_id, decision, decide)
 
     # Exchanges.
 
@@ -164,11 +175,17 @@ class SecureSum:
         bodies: Mapping[str, bytes],
         take: Callable[[str, bytes, Message], object],
     ) -> None:
-        """Asks each client, takes in what comes before the deadline of the phase."""
-        deadline = self.config.deadlines_unix_s[_PHASE_OF[action]]
+        """Asks each client, takes in what comes in time.
+
+        The terms say until when at the latest; a phase that began early has as long as any other.
+        """
+        settings = self.campaign.settings
+        latest = self.config.deadlines_unix_s[_PHASE_OF[action]]
+        deadline = min(latest, self.campaign.clock() + settings.sums.phase_s)
         group = f"{self.cohort.group}.{action.value}"
         by_node = {node_id(name): name for name in bodies}
-        for reply in pulled(self.campaign, deadline, self._sent(action, group, bodies, deadline)):
+        sent = self._sent(action, group, bodies, deadline)
+        for reply in pulled(self.campaign, deadline, sent, min(settings.poll_s, POLL_S)):
             name = by_node.get(reply.metadata.src_node_id)
             if name is not None:
                 self._take(name, reply, lambda body, r, n=name: take(n, body, r))  # type: ignore[misc]
@@ -200,11 +217,16 @@ class SecureSum:
                 raise PeerError("expected a step of this sum, found one of another")
             take(body, reply)
         except PeerError as error:
-            self.refused += 1
+            self.refused.add(name)
             log.warning("%s: %s left out: %s", self.cohort.sum_id, name, error)
 
     def _add(self, add: Callable[[bytes, str], object]) -> Callable[[str, bytes, Message], object]:
         return lambda name, body, _: add(body, name)
+
+    def _add_advertisement(self, name: str, body: bytes) -> None:
+        if (author := claimed(Advertisement, body)[1].client_id) != name:
+            raise PeerError(f"expected its own advertisement, found one of {author}")
+        self.gathering.add_advertisement(body)
 
     def _add_sharing(self, name: str, body: bytes, _: Message) -> None:
         sharing, parts = read_sharing(body)
@@ -219,6 +241,7 @@ class SecureSum:
             write_atomic(self._vector_path(name), words.tobytes())
             self.gathering.add_upload(body, name)
             np.add(total, words, out=total)
+            self.update_bytes = max(self.update_bytes, words.nbytes + len(body))
 
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return add
@@ -234,8 +257,12 @@ class SecureSum:
             words_sha256(total),
             evidence.transcript_root,
         )
+        write_atomic(self.folder / DIRECTORY, self.cohort.directory)
         write_atomic(self.folder / EVIDENCE, evidence.to_bytes())
-        write_atomic(self.folder / RESULT, signed(result, self.campaign.keys.identity))
+        key, secure = self.campaign.keys.identity, self.campaign.secure
+        published = signed(result, key)
+        write_atomic(self.folder / RESULT, published)
+        publish(secure.results, self.cohort.sum_id, published, secure.evidence, key)
 
     def _vector_path(self, name: str) -> Path:
         return self.folder / f"{name}.masked"

@@ -26,6 +26,7 @@ class MessageRow:
     deadline_unix_s: float
     reply_size_bytes: int | None = None
     reply_sha256: bytes | None = None
+    most_reply_bytes: int = 0
 
 
 class MessageTable:
@@ -39,7 +40,7 @@ class MessageTable:
         with self._database.transaction():
             for row in rows:
                 self._database.execute(
-                    "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     row.message_id,
                     row.run_id,
                     row.group_id,
@@ -50,6 +51,7 @@ class MessageTable:
                     row.deadline_unix_s,
                     row.reply_size_bytes,
                     row.reply_sha256,
+                    row.most_reply_bytes,
                 )
 
     def get(self, message_id: str) -> MessageRow | None:
@@ -85,11 +87,15 @@ class MessageTable:
                 message_id,
             )
 
-    def delete_group(self, run_id: int, group_id: str) -> None:
-        """Withdraws a round's messages, answered or not."""
-        self._database.execute(
-            "DELETE FROM messages WHERE run_id = ? AND group_id = ?", run_id, group_id
-        )
+    def within_group(self, run_id: int, group_id: str) -> list[MessageRow]:
+        """Those of a group and of the groups inside it, whose names go on with a dot."""
+        condition, values = _within(run_id, group_id)
+        return self._select(condition, *values)
+
+    def delete_within(self, run_id: int, group_id: str) -> None:
+        """Withdraws the messages of a group and of the groups inside it, answered or not."""
+        condition, values = _within(run_id, group_id)
+        self._database.execute(f"DELETE FROM messages WHERE {condition}", *values)
 
     def delete_run(self, run_id: int) -> None:
         """Withdraws every message of a campaign that was given up."""
@@ -100,6 +106,11 @@ class MessageTable:
             f"SELECT * FROM messages WHERE {condition} ORDER BY created_unix_s, rowid", *values
         )
         return [_message(row) for row in found]
+
+
+def _within(run_id: int, group_id: str) -> tuple[str, tuple[int | str, ...]]:
+    condition = "run_id = ? AND (group_id = ? OR substr(group_id, 1, ?) = ?)"
+    return condition, (run_id, group_id, len(group_id) + 1, f"{group_id}.")
 
 
 def _message(row: sqlite3.Row) -> MessageRow:
@@ -114,4 +125,5 @@ def _message(row: sqlite3.Row) -> MessageRow:
         deadline_unix_s=row["deadline_unix_s"],
         reply_size_bytes=row["reply_size_bytes"],
         reply_sha256=row["reply_sha256"],
+        most_reply_bytes=row["most_reply_bytes"],
     )

@@ -116,4 +116,23 @@ CREATE TABLE search_attempts (
 ) STRICT
 """
 
-MIGRATIONS: Final = (INITIAL, SEARCH, SEARCH_ATTEMPTS)
+SECURE_SUMS: Final = """
+CREATE TABLE sum_decisions (
+    sum_id TEXT NOT NULL,
+    decision TEXT NOT NULL,
+    value BLOB NOT NULL,
+    PRIMARY KEY (sum_id, decision)
+) STRICT;
+
+ALTER TABLE messages ADD COLUMN most_reply_bytes INTEGER NOT NULL DEFAULT 67108864
+"""
+
+RESULT_LOG: Final = """
+CREATE TABLE sum_results (
+    position INTEGER PRIMARY KEY AUTOINCREMENT,
+    sum_id TEXT NOT NULL UNIQUE,
+    result BLOB NOT NULL
+) STRICT
+"""
+
+MIGRATIONS: Final = (INITIAL, SEARCH, SEARCH_ATTEMPTS, SECURE_SUMS, RESULT_LOG)

@@ -7,11 +7,12 @@
 """
 
 import logging
+import math
 import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,13 +20,15 @@ import grpc
 
 from offsite.edge_client.bars import Bars
 from offsite.edge_client.channel import open_channel
-from offsite.edge_client.client_app import Listener, Machine, Member, build_client_app
+from offsite.edge_client.client_app import Listener, Machine, build_client_app
 from offsite.edge_client.data import Data, DataReport, read_data
 from offsite.edge_client.emulator_choice import AUTO, Chooser, kept_in
 from offsite.edge_client.enrol import enrol, is_renewal_due, refresh_directory, renew_if_due
 from offsite.edge_client.fetch import Source, fetch_release
 from offsite.edge_client.outcome import TuningMetrics
 from offsite.edge_client.pulse import Pulse
+from offsite.edge_client.secure_folder import erase_sums
+from offsite.edge_client.secure_rounds import SecureRounds, Trust
 from offsite.edge_client.state import EdgeState, Membership
 from offsite.edge_client.worker import CampaignEnd, Ears, Edge, Ending, run_worker
 from offsite.emulator.bundle.bundle import Bundle
@@ -56,6 +59,10 @@ class JoinRequest:
     threads: int
     inspect_only: bool
     emulator: str = AUTO
+    least_cohort: int | None = None
+    most_norm: float | None = None
+    most_coordinate: float | None = None
+    """Of the policy; None: as it was before."""
 
 
 def join_campaign(request: JoinRequest, terminal: Terminal) -> None:
@@ -71,6 +78,7 @@ def join_campaign(request: JoinRequest, terminal: Terminal) -> None:
     rows.note(data.report)
     with EdgeState.open(request.state) as state:
         _log_into(state)
+        _settle_policy(request, state, terminal)
         # (2) The membership.
         membership = enrol(token, state)
         terminal.note(f"joined as {membership.client_id}, coordinator at {membership.address}")
@@ -95,6 +103,7 @@ def join_campaign(request: JoinRequest, terminal: Terminal) -> None:
         end = session.work()
         while end is None:
             end = session.work()
+        erase_sums(state.sums)
     if end.ending is Ending.FAILED:
         raise TransportError(f"the campaign failed: {end.reason}")
     terminal.result(
@@ -134,7 +143,7 @@ class _Session:
             app = build_client_app(
                 bundle,
                 self.data,
-                Member(client_id, self.state.identity_key(), coordinator_key),
+                self._secure_rounds(coordinator_key),
                 self.state.rounds,
                 listener=_listener(pulse, self.terminal, self.rows),
                 machine=Machine(threads=self.threads),
@@ -152,6 +161,24 @@ class _Session:
                 pause_due=self.renewals.is_due,
             )
             return run_worker(edge, app)
+
+    def _secure_rounds(self, coordinator_key: IdentityPublicKey) -> SecureRounds:
+        state, membership = self.state, self.membership
+        trust = Trust(
+            coordinator_key,
+            membership.directory_key,
+            directory=lambda: state.directory(time.time()),
+            keep_directory=state.save_directory,
+            policy=state.policy(),
+        )
+        return SecureRounds(
+            membership.client_id,
+            state.identity_key(),
+            trust,
+            state.sums,
+            time.time,
+            threads=self.threads or os.cpu_count() or 1,
+        )
 
     def _channel(self) -> grpc.Channel:
         self.renewals.renew()
@@ -177,6 +204,26 @@ class _Session:
             f"{bundle.manifest.bundle_bytes} bytes, verified"
         )
         return bundle
+
+
+def _settle_policy(request: JoinRequest, state: EdgeState, terminal: Terminal) -> None:
+    """Stores what was asked for over what was stored before, and says what holds."""
+    given = {
+        "least_cohort": request.least_cohort,
+        "most_norm_bound": request.most_norm,
+        "most_coordinate_bound": request.most_coordinate,
+    }
+    changes = {name: value for name, value in given.items() if value is not None}
+    policy = replace(state.policy(), **changes)  # type: ignore[arg-type]
+    if changes:
+        state.save_policy(policy)
+    norm = "any norm" if math.isinf(policy.most_norm_bound) else f"norm {policy.most_norm_bound:g}"
+    terminal.note(
+        f"policy: updates only into sums of at least {policy.least_cohort}, clipped to {norm} and "
+        f"to changes of {policy.most_coordinate_bound:g} at most"
+    )
+    if policy.least_cohort == 2:
+        terminal.note("in a sum of two, each learns the other's update; see docs/guarantees.md")
 
 
 class _Renewals:

@@ -36,6 +36,7 @@ def _document(state: EdgeState) -> dict[str, object]:
         "identity_key": state.identity_key().public.short,
         "directory_version": directory.version,
         "certificate_days_left": round(days, 1),
+        "least_cohort": state.policy().least_cohort,
         "release": _release(state.bundle),
         "replies_acknowledged": inbox.returned(),
         "updates_not_yet_sent": len(inbox.unsent()),

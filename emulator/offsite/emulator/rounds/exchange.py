@@ -1,7 +1,7 @@
 """The messages of a secure sum as Flower records: opaque bytes under one name.
 
     step          instruction's body                         reply's body
-    train         (an ordinary instruction, with "terms")    signed advertisement
+    train         (`instruction`, with the signed terms)     signed advertisement
     share         directory, advertisements of the roster    signed sharing, parts
     acknowledge   deliveries                                 signed acknowledgement
     mask          signed members                             signed upload header; masked words
@@ -31,8 +31,6 @@ from offsite.secure.aggregation.round_config import MOST_MEMBERS
 from offsite.secure.errors import PeerError
 
 SECURE: Final = "secure"
-TERMS: Final = "terms"
-"""Key in the config record of an ordinary instruction: the signed terms of the sum."""
 _SUM: Final = "sum"
 _BODY: Final = "body"
 _MASKED: Final = "masked"
@@ -40,6 +38,8 @@ _WORDS: Final = "words"
 _STYPE: Final = "offsite.masked"
 _DELIVERY_BYTES: Final = 64 * 1024
 _BODY_BYTES: Final = 64 << 20
+_REPLY_BYTES: Final = 4 << 20
+"""The largest reply but a masked vector: 255 parts of 4 KiB, their envelope, Flower's frame."""
 
 
 class Action(Enum):
@@ -54,6 +54,16 @@ class Action(Enum):
     @property
     def message_type(self) -> str:
         return f"train.{self.value}"
+
+
+def most_reply_bytes(message_type: str, values: int) -> int:
+    """What a reply to an instruction may be at most, where an update has `values` values.
+
+    Known before it comes, so that nobody fills a disk.
+    """
+    if message_type == Action.MASK.message_type:
+        return _REPLY_BYTES + WORD_BYTES * (values + 1)
+    return _REPLY_BYTES
 
 
 def exchange_content(terms_digest: bytes, body: bytes, words: Words | None = None) -> RecordDict:

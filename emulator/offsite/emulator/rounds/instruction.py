@@ -1,9 +1,9 @@
 """What the messages of a round hold: the instruction and its reply, as Flower records.
 
     instruction  "arrays"   the adapter to start from, NumPy fp32, by adapter name
-                 "config"   {"plan": signed envelope, "server-round": number}
-    reply        "update"   {"sealed": the sealed update, opaque bytes}
-                 "metrics"  {"num-examples": number}, repeated inside the seal; the inside counts
+                 "config"   {"plan": signed envelope, "terms": signed terms of the secure sum,
+                             "server-round": number}
+    reply        the first step of the secure sum that the update goes into (`exchange`)
 
 An adapter has one digest wherever it is: SHA-256 over names, dtypes, shapes and bytes, by name.
 """
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message
 from torch import Tensor
 
 from offsite.emulator.rounds.numpy_arrays import NUMPY_STYPE, numpy_values
@@ -26,11 +26,7 @@ ARRAYS = "arrays"
 CONFIG = "config"
 PLAN = "plan"
 SERVER_ROUND = "server-round"
-UPDATE = "update"
-SEALED = "sealed"
-SEALED_STYPE = "offsite.sealed"
-METRICS = "metrics"
-NUM_EXAMPLES = "num-examples"
+TERMS = "terms"
 
 
 def adapter_digest(tensors: Mapping[str, Tensor]) -> str:
@@ -97,6 +93,18 @@ def read_plan(
     return open_plan(plan, coordinator_key, now_unix_s)
 
 
+def read_terms(message: Message) -> bytes:
+    """The signed terms of the sum, in an instruction whose plan `read_plan` has opened.
+
+    Raises:
+        PeerError: there are none: this edge gives its update to a secure sum or to nobody.
+    """
+    terms = message.content[CONFIG].get(TERMS)
+    if not isinstance(terms, bytes):
+        raise PeerError("instruction: expected the signed terms of a secure sum, found none")
+    return terms
+
+
 def read_adapter(
     message: Message, signed: SignedPlan, schema: Mapping[str, TensorSpec]
 ) -> dict[str, Tensor]:
@@ -111,35 +119,6 @@ def read_adapter(
     if adapter_digest(adapter) != signed.plan.adapter_sha256:
         raise IntegrityError("instruction: the adapter is not the one that the plan names")
     return adapter
-
-
-def reply_content(sealed: bytes, num_examples: int) -> RecordDict:
-    """What a client's reply holds."""
-    array = Array(dtype="uint8", shape=(len(sealed),), stype=SEALED_STYPE, data=sealed)
-    return RecordDict(
-        {
-            UPDATE: ArrayRecord({SEALED: array}),
-            METRICS: MetricRecord({NUM_EXAMPLES: num_examples}),
-        }
-    )
-
-
-def sealed_update_of(message: Message) -> bytes:
-    """The sealed update in a reply.
-
-    Raises:
-        PeerError: the client reported an error, or the reply holds something else.
-    """
-    if message.has_error():
-        reason = (message.error.reason or "no reason given")[:500]
-        raise PeerError(f"the client could not do it: {reason}")
-    record = message.content.get(UPDATE)
-    if not isinstance(record, ArrayRecord) or set(record) != {SEALED}:
-        raise PeerError("reply: expected a sealed update")
-    array = record[SEALED]
-    if array.stype != SEALED_STYPE or array.shape != (len(array.data),):
-        raise PeerError(f"reply: expected {SEALED_STYPE} of {len(array.data)} bytes")
-    return array.data
 
 
 def _numpy(tensor: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:

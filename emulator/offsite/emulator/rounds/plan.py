@@ -1,7 +1,7 @@
 """The plan of one round: what an edge is asked to do, signed by the coordinator.
 
 The plan names the campaign, the round and the attempt, the release and the adapter by digest, how
-to tune, until when, and the key that the update is sealed to. Its digest binds every update to it,
+to tune and until when. The terms of the secure sum that an update goes into name the plan's digest,
 so an update answers one attempt of one round of one campaign and no other.
 
 JSON, exact: an unknown or missing key, a wrong type, a number that is not finite or out of range
@@ -87,7 +87,6 @@ class RoundPlan:
     """Of the adapter to start from (`instruction.adapter_digest`)."""
     settings: TuningSettings
     deadline_unix_s: float
-    sealing_public_key: bytes
     seed: int
 
     def __post_init__(self) -> None:
@@ -100,15 +99,10 @@ class RoundPlan:
         for name in ("bundle_sha256", "adapter_sha256"):
             if not _SHA256.fullmatch(getattr(self, name)):
                 raise ConfigError(f"{name}: expected 64 hexadecimal digits")
-        if not 32 <= len(self.sealing_public_key) <= 4096:
-            raise ConfigError(f"sealing_public_key: found {len(self.sealing_public_key)} bytes")
 
     def to_json(self) -> bytes:
         """Canonical JSON: sorted keys, no spaces."""
-        plain = _plain(self) | {
-            "sealing_public_key": self.sealing_public_key.hex(),
-            "settings": _plain(self.settings),
-        }
+        plain = _plain(self) | {"settings": _plain(self.settings)}
         return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
     @classmethod
@@ -121,7 +115,6 @@ class RoundPlan:
         values = _read_object(data)
         try:
             values["settings"] = _settings(values.get("settings"))
-            values["sealing_public_key"] = _hex(values.get("sealing_public_key"))
             _check_keys(cls, values)
             return cls(**values)  # type: ignore[arg-type]
         except ConfigError as error:
@@ -130,7 +123,7 @@ class RoundPlan:
 
 @dataclass(frozen=True, slots=True)
 class SignedPlan:
-    """A plan whose signature and deadline were checked, and the digest that updates bind to."""
+    """A plan whose signature and deadline were checked, and its digest, which terms name."""
 
     plan: RoundPlan
     digest: bytes
@@ -211,12 +204,6 @@ def _settings(value: object) -> TuningSettings:
     values["dtype"] = ComputeDtype(values["dtype"])
     _check_keys(TuningSettings, values)
     return TuningSettings(**values)
-
-
-def _hex(value: object) -> bytes:
-    if not isinstance(value, str) or not re.fullmatch(r"(?:[0-9a-f]{2})*", value):
-        raise ConfigError("sealing_public_key: expected hexadecimal digits")
-    return bytes.fromhex(value)
 
 
 def _check_keys(cls: type, values: Mapping[str, object]) -> None:

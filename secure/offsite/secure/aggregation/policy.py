@@ -12,7 +12,7 @@ from typing import Final
 
 from offsite.secure.aggregation.keystream import Generator
 from offsite.secure.aggregation.round_config import MOST_MEMBERS, RoundConfig
-from offsite.secure.errors import ConfigError, PolicyError
+from offsite.secure.errors import ConfigError, TermsRefusedError
 
 LEAST_COHORT: Final = 5
 """Default: with two, each member learns the other's update from the published sum."""
@@ -34,20 +34,27 @@ class PolicyFloor:
             raise ConfigError(
                 f"least_cohort: expected 2 to {MOST_MEMBERS}, found {self.least_cohort}"
             )
+        for name in ("most_coordinate_bound", "most_norm_bound"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name}: expected above 0, found {getattr(self, name)}")
 
     def check(self, config: RoundConfig) -> None:
-        """Raises PolicyError that names every term below the floor."""
-        broken = [text for is_broken, text in self._terms(config) if is_broken]
+        """Raises TermsRefusedError that names every term below the floor."""
+        broken = [(name, text) for name, is_broken, text in self._terms(config) if is_broken]
         if broken:
-            raise PolicyError(
-                "this machine's policy refuses the round: " + "; ".join(broken) + ". Talk to the "
-                "coordinator's owner, or change the policy if you agree"
+            raise TermsRefusedError(
+                "this machine's policy refuses the round: "
+                + "; ".join(text for _, text in broken)
+                + ". Talk to the coordinator's owner, or change the policy if you agree",
+                "this machine's policy refuses these terms of the round: "
+                + ", ".join(name for name, _ in broken),
             )
 
-    def _terms(self, config: RoundConfig) -> list[tuple[bool, str]]:
+    def _terms(self, config: RoundConfig) -> list[tuple[str, bool, str]]:
         point = config.fixed_point
         return [
             (
+                "least_members",
                 config.least_members < self.least_cohort,
                 (
                     f"a cohort of {config.least_members} is enough for it, at least "
@@ -55,6 +62,7 @@ class PolicyFloor:
                 ),
             ),
             (
+                "coordinate_bound",
                 point.coordinate_bound > self.most_coordinate_bound,
                 (
                     f"coordinates up to {point.coordinate_bound:g}, at most "
@@ -62,6 +70,7 @@ class PolicyFloor:
                 ),
             ),
             (
+                "norm_bound",
                 point.norm_bound > self.most_norm_bound,
                 (
                     f"updates of norm up to {point.norm_bound:g}, at most {self.most_norm_bound:g} "
@@ -69,6 +78,7 @@ class PolicyFloor:
                 ),
             ),
             (
+                "noise_sigma",
                 config.noise_sigma < self.least_noise_sigma,
                 (
                     f"noise of {config.noise_sigma:g} steps, at least {self.least_noise_sigma:g} "
@@ -76,10 +86,12 @@ class PolicyFloor:
                 ),
             ),
             (
+                "values",
                 config.values > self.most_vector_values,
                 f"{config.values} values, at most {self.most_vector_values} are allowed here",
             ),
             (
+                "keystream",
                 config.generator not in self.generators,
                 f"masks by {config.generator.name}, which is not allowed here",
             ),
