@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tests.audit.rounds import CLIENTS, ENROLMENT, LOST, VALUES, directory, write_round
 from tests.coordinator.test_secure_sums import AUTHORITY as SCENE_AUTHORITY
-from tests.coordinator.test_secure_sums import Scene
+from tests.coordinator.test_secure_sums import SUM_ID, Scene
 from tests.secure.aggregation.fleets import COORDINATOR, identity_of, name_of
 from typer.testing import CliRunner
 
@@ -95,12 +95,11 @@ def test_the_command_prints_a_table_or_one_document(kept: tuple[Path, np.ndarray
 
 def test_what_a_coordinator_keeps_can_be_audited(tmp_path: Path) -> None:
     """The folder is that of the coordinator's own code, its names included."""
-    assert (secure_sum.EVIDENCE, secure_sum.RESULT) == (EVIDENCE, RESULT)
+    kept = (secure_sum.EVIDENCE, secure_sum.RESULT, secure_sum.DIRECTORY, secure_sum.AUTHORITY)
+    assert kept == (EVIDENCE, RESULT, DIRECTORY, AUTHORITY)
     scene = Scene(tmp_path, 5, {3: Action.MASK})
     made = scene.run(LocalGrid(scene.apps)).mean()
-    folder = tmp_path / "evidence"
-    (folder / DIRECTORY).write_bytes(scene.directory)
-    found = audit_round(folder, SCENE_AUTHORITY.public.raw.hex())
+    found = audit_round(tmp_path / "evidence" / SUM_ID, SCENE_AUTHORITY.public.short)
     assert found.verified.survivors == made.survivors
     assert found.total_weight == made.mean.total_weight
 

@@ -53,6 +53,8 @@ from offsite.secure.names import node_id
 log = logging.getLogger(__name__)
 
 DIRECTORY = "directory"
+AUTHORITY = "authority"
+"""The public key that signed the directory, in hex digits; an auditor compares its fingerprint."""
 EVIDENCE = "evidence"
 RESULT = "result"
 """Written last of its folder: with it the evidence is complete."""
@@ -258,6 +260,8 @@ class SecureSum:
             evidence.transcript_root,
         )
         write_atomic(self.folder / DIRECTORY, self.cohort.directory)
+        authority = self.campaign.keys.authority.raw.hex()
+        write_atomic(self.folder / AUTHORITY, authority.encode())
         write_atomic(self.folder / EVIDENCE, evidence.to_bytes())
         key, secure = self.campaign.keys.identity, self.campaign.secure
         published = signed(result, key)
