@@ -38,6 +38,14 @@ def test_length_nesting_and_unprintable_text_are_bounded() -> None:
             check_plain({text: 1}, "test", 8)
 
 
+@pytest.mark.parametrize("number", [2**53, -(2**53), 10**400])
+def test_integers_that_a_reader_could_not_keep_are_refused(number: int) -> None:
+    """A release that stated 10**400 bytes made `inspect` end with a traceback."""
+    check_plain({"bytes": 2**53 - 1}, "test", 8)
+    with pytest.raises(PeerError, match="2\\^53"):
+        check_plain({"bytes": number}, "test", 8)
+
+
 def test_an_object_is_read_field_by_field() -> None:
     fields = Fields({"a": 1, "b": True}, "test")
     assert fields.integer("a", 0, 1) == 1

@@ -63,7 +63,10 @@ def init(
 @app.command(epilog=EXIT_CODES)
 def emulate(
     auto: Annotated[
-        bool, typer.Option("--auto", help="Search for the settings ([search]); releases nothing.")
+        bool,
+        typer.Option(
+            "--auto", help="Search within the section search for the settings; show the frontier."
+        ),
     ] = False,
     release_best: Annotated[
         bool, typer.Option("--release-best", help="With --auto: release what it found.")

@@ -17,6 +17,8 @@ JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | JsonObj
 JsonObject: TypeAlias = "Mapping[str, JsonValue]"
 
 MAX_DEPTH = 8
+MOST_INTEGER = (1 << 53) - 1
+"""The largest integer that every reader of JSON keeps exact."""
 
 
 def canonical_json(value: JsonValue) -> bytes:
@@ -49,9 +51,11 @@ def parse_json(data: bytes, what: str, max_bytes: int) -> JsonValue:
 
 
 def check_plain(value: JsonValue, what: str, max_chars: int, depth: int = MAX_DEPTH) -> None:
-    """Refuses nesting deeper than `depth` and strings that are long or not printable."""
+    """Refuses deeper nesting than `depth`, long or unprintable strings, and integers that no float holds."""
     if isinstance(value, str):
         check_text(value, what, max_chars)
+    elif isinstance(value, int) and abs(value) > MOST_INTEGER:
+        raise PeerError(f"{what}: expected integers up to 2^53 - 1, found a larger one")
     elif isinstance(value, Mapping | Sequence):
         if depth == 0:
             raise PeerError(f"{what}: expected at most {MAX_DEPTH} levels, found more")
