@@ -23,7 +23,7 @@ from offsite.secure.aggregation.encoding import Reader, pack, pack_list
 from offsite.secure.aggregation.gathering import Gathering
 from offsite.secure.aggregation.keystream import Words
 from offsite.secure.aggregation.masks import apply_masks
-from offsite.secure.aggregation.member import check_confirmations, open_config
+from offsite.secure.aggregation.member import open_config
 from offsite.secure.aggregation.messages import (
     MESSAGE_BYTES,
     PART_BYTES,
@@ -38,6 +38,7 @@ from offsite.secure.aggregation.messages import (
 )
 from offsite.secure.aggregation.roster import KeyOf
 from offsite.secure.aggregation.round_config import MOST_MEMBERS, RoundConfig
+from offsite.secure.aggregation.survivors import check_confirmations
 from offsite.secure.errors import IntegrityError
 from offsite.secure.identity import IdentityPublicKey
 

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from offsite.secure.aggregation import dealing
 from offsite.secure.aggregation.dealing import Delivery
 from offsite.secure.aggregation.masks import Mask
-from offsite.secure.aggregation.member import check_survivors
 from offsite.secure.aggregation.messages import (
     MESSAGE_BYTES,
     Acknowledgement,
@@ -34,6 +33,7 @@ from offsite.secure.aggregation.messages import (
 )
 from offsite.secure.aggregation.roster import KeyOf, Roster, freeze_roster, open_advertisement
 from offsite.secure.aggregation.round_config import RoundConfig
+from offsite.secure.aggregation.survivors import check_survivors
 from offsite.secure.aggregation.unmasking import Agreement, check_reveal, masks_of_sum
 from offsite.secure.envelope import from_bytes
 from offsite.secure.errors import PeerError, PolicyError
