@@ -272,6 +272,9 @@ def _check_against(model: nn.Module, schema: Mapping[str, TensorSpec]) -> None:
     buffer_bytes = sum(buffer.nbytes for buffer in model.buffers())
     if buffer_bytes > MAX_BUFFER_BYTES:
         raise PeerError(f"config: {buffer_bytes} bytes of buffers, at most {MAX_BUFFER_BYTES}")
+    for name, _ in model.named_parameters():
+        if name in schema and not schema[name].is_float:
+            raise PeerError(f"tensor {name}: expected floats, found {schema[name].dtype}")
     found = {name: tuple(tensor.shape) for name, tensor in named_weights(model).items()}
     for name in sorted(found.keys() - schema.keys()):
         raise PeerError(f"tensor {name}: the config needs it, the schema does not have it")

@@ -57,6 +57,19 @@ class Bundle:
         """Names, dtypes and shapes of the tensors that are trained and returned."""
         return self.schema.adapter
 
+    def check_architecture(self) -> None:
+        """That the configuration describes the tensors, as `load_emulator` demands; reads no weight.
+
+        Raises:
+            PeerError: it does not; this release could not be tuned.
+        """
+        import torch
+
+        from offsite.emulator.instantiate import config_from_json, skeleton
+
+        kept = self.manifest.layer_map.kept
+        skeleton(config_from_json(self.config), self.schema.emulator, torch.float32, kept)
+
     def load_emulator(self, dtype: "torch.dtype") -> "torch.nn.Module":
         """The emulator with its first adapter values, on the CPU; reads one tensor at a time."""
         from offsite.emulator.bundle.weights import fill

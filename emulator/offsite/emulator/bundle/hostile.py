@@ -31,6 +31,8 @@ def hostile_checks(bundle: Bundle, statistics: Statistics) -> list[HostileCheck]
     return [
         *adapter_checks(bundle),
         *weight_checks(statistics, _block_names(bundle)),
+        judge(suspects.HARMONISER, _harmoniser_gains(statistics), "there are none"),
+        judge(suspects.UNMEASURED, [_unmeasured(bundle, statistics)]),
         *vocabulary_checks(statistics, bundle),
         _template_check(bundle),
     ]
@@ -247,6 +249,28 @@ def _harmonisers(statistics: Statistics) -> list[list[TensorStatistics]]:
         if tensor.name.startswith(f"{HARMONISERS}."):
             found.setdefault(tensor.name.split(".", 2)[-1], []).append(tensor)
     return list(found.values())
+
+
+def _harmoniser_gains(statistics: Statistics) -> Iterator[Reading]:
+    """How much longer a hidden state gets along the strongest of a map's directions."""
+    ups = {t.name: t for t in statistics.outside() if t.name.endswith(".up.weight")}
+    for down in statistics.outside():
+        if not (down.name.startswith(f"{HARMONISERS}.") and down.name.endswith(".down.weight")):
+            continue
+        up = ups.get(down.name.replace(".down.", ".up."))
+        if up is not None and len(down.row_norms) == len(up.column_norms):
+            gain = float((down.row_norms * up.column_norms).max())
+            position = down.name.split(".")[1]
+            what = f"a direction before block {position} is multiplied by {gain:.3g}"
+            yield Reading(gain, suspects.HARMONISER_GAIN, what)
+
+
+def _unmeasured(bundle: Bundle, statistics: Statistics) -> Reading:
+    """Integers are no weights (`check_architecture` refuses that), so they need no figure."""
+    schema = bundle.schema.emulator
+    names = [name for name in statistics.unmeasured if schema[name].is_float]
+    what = f"{len(names)} tensors have no figures" + (f", {names[0][:64]} first" if names else "")
+    return Reading(len(names), 0.0, what)
 
 
 def _times_median(norms: np.ndarray) -> float | None:

@@ -33,6 +33,7 @@ from offsite.emulator.bundle.files import (
     REQUIRED,
 )
 from offsite.emulator.bundle.manifest import MAIN, MANIFEST_NAME, MANIFEST_TYPE, Manifest
+from offsite.emulator.bundle.row_reader import check_scales
 from offsite.emulator.bundle.tensor_schema import SCHEMA, BundleSchema
 from offsite.emulator.bundle.tokenizer_files import check_tokenizer
 from offsite.emulator.bundle.variants import (
@@ -193,6 +194,8 @@ def _open_files(folder: Path, signed: SignedManifest, report: Report, checks: Ch
     # (13) Every value of every tensor.
     with checks.step("finite values"):
         check_file_finite(folder / EMULATOR_WEIGHTS)
+        if schema.packed:
+            check_scales(folder / EMULATOR_WEIGHTS, schema)
         if schema.stored_adapter:
             check_file_finite(folder / ADAPTER_WEIGHTS)
     return Bundle(folder, signed, schema, config, tokenizer_settings)

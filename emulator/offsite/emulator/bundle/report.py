@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from offsite.emulator.adapters.adapter import AdapterKind
 from offsite.emulator.bundle.bundle import Bundle
-from offsite.emulator.bundle.checks import Check
+from offsite.emulator.bundle.checks import Check, Checklist
 from offsite.emulator.bundle.files import EMULATOR_WEIGHTS
 from offsite.emulator.bundle.hostile import hostile_checks
 from offsite.emulator.bundle.manifest import MAIN, Manifest
@@ -55,7 +55,7 @@ def inspect_bundle(
     minimum_version: int = 0,
     report: Report = silent,
 ) -> Inspection:
-    """Verifies a bundle as `open_bundle` does and describes it, refused or not."""
+    """Verifies a bundle as `open_bundle` does, and that it can be loaded; describes it either way."""
     checks: list[Check] = []
     try:
         bundle = open_bundle(
@@ -67,6 +67,8 @@ def inspect_bundle(
             report=report,
             observe=checks.append,
         )
+        with Checklist(checks.append).step("architecture"):
+            bundle.check_architecture()
     except PeerError as error:
         return Inspection(_describe_refusal(folder, error, checks), error, None)
     description = describe(bundle, now_unix_s, coordinator_key, checks)

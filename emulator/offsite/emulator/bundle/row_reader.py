@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offsite.emulator.bundle.tensor_schema import BundleSchema
-from offsite.emulator.packing.packing import NF4_BLOCK, SCALE, Packing
+from offsite.emulator.packing.packing import MAX_SCALE, NF4_BLOCK, SCALE, Packing
 from offsite.emulator.schema import TensorSpec, check_schema, read_header, read_offsets
 from offsite.secure.errors import IntegrityError
 
@@ -71,14 +71,14 @@ class RowReader:
         place = list(np.unravel_index(rows, shape[:-1]))
         if axis < len(shape) - 1:
             place[axis] = np.zeros_like(rows)
-        scale = self._scales(name).reshape(self._stored[f"{name}.{SCALE}"].shape)
+        scale = self.scales(name).reshape(self._stored[f"{name}.{SCALE}"].shape)
         return self._plain(f"{name}.int8", rows) * scale[tuple(place)]
 
     def _nf4(self, name: str, rows: Numbers) -> Matrix:
         """Two code points a byte, in one line over all rows; a scale for each 64 values."""
         from offsite.emulator.packing.nf4 import CODE
 
-        code, scale = np.array(CODE, np.float32), self._scales(name)
+        code, scale = np.array(CODE, np.float32), self.scales(name)
         _, columns = matrix_shape(self._schema.emulator[name])
         parts = []
         for first, last in _runs(rows):
@@ -89,7 +89,7 @@ class RowReader:
             parts.append(values * scale[np.arange(begin, end) // NF4_BLOCK])
         return np.concatenate(parts).reshape(-1, columns)
 
-    def _scales(self, name: str) -> Matrix:
+    def scales(self, name: str) -> Matrix:
         """All scales of a packed tensor; those of the last one are kept."""
         if self._scale[0] != name:
             stored = f"{name}.{SCALE}"
@@ -108,6 +108,21 @@ class RowReader:
         spec = self._stored[name]
         width = spec.num_bytes // spec.elements
         return _floats(self._bytes(name, begin * width, end * width), spec.dtype)
+
+
+def check_scales(path: Path, schema: BundleSchema) -> None:
+    """Refuses scales of packed tensors that would make no weights.
+
+    Raises:
+        IntegrityError: one is negative, not finite or absurd.
+    """
+    with RowReader(path, schema) as reader:
+        for name in schema.packed:
+            scales = reader.scales(name)
+            if not bool(((scales >= 0) & (scales <= MAX_SCALE)).all()):  # NaN is neither
+                raise IntegrityError(
+                    f"tensor {name}: expected scales from 0 to {MAX_SCALE:g}, found another"
+                )
 
 
 def _runs(rows: Numbers) -> Iterator[tuple[int, int]]:

@@ -69,6 +69,17 @@ DEAD_PARTS = Suspect(
     "neurons or channels that do nothing, so that gradients gather in the others",
     "Ask the owner why these are zero; a narrower layer would do the same.",
 )
+HARMONISER_GAIN = 64.0
+HARMONISER = Suspect(
+    "gain of harmonisers",
+    "a low-rank map that multiplies the hidden states, far beyond what a dropped block adds to them",
+    "Ask the owner why this map is so strong, or refuse.",
+)
+UNMEASURED = Suspect(
+    "every tensor is judged",
+    "floats of a shape that the figures are not taken of, and so no other check sees",
+    "Ask the owner what these tensors are, or refuse.",
+)
 VOCABULARY = Suspect(
     "vocabulary outliers",
     "tokens whose embedding is far longer than the others'",
