@@ -330,4 +330,4 @@ def test_auto_takes_what_fits_and_says_so(source: Source, tmp_path: Path) -> Non
         return Chooser("auto", lines.append, free)(release)
 
     assert fetch_release(source, tmp_path / "bundle", choose=choose).variant == "small"
-    assert lines[0].startswith("emulator small: the largest that fits")
+    assert lines[0].startswith("emulator small: the first that fits")

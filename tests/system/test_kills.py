@@ -100,4 +100,4 @@ def test_a_stopped_coordinator_says_that_the_same_command_continues(owner: Owner
         coordinator.read_until("serving release")
         coordinator.signal(signal.SIGTERM)
         assert coordinator.end() == 130
-        assert "the same command continues" in coordinator.text
+        assert "run the same command again" in coordinator.text

@@ -45,7 +45,7 @@ def join(
         str,
         typer.Option(
             help="Which emulator of the release to tune: main, the name of a variant, or auto for "
-            "the largest that fits the memory that is free.",
+            "the first that fits the memory that is free.",
         ),
     ] = "auto",
     threads: Annotated[int, typer.Option(help="Threads for arithmetic (0: torch decides).")] = 0,

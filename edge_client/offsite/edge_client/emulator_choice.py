@@ -1,4 +1,7 @@
-"""Which emulator of a release an edge tunes: the one it is told, or the largest that fits.
+"""Which emulator of a release an edge tunes: the one it is told, or the first that fits.
+
+The main emulator comes first, then the variants in their owner's order. Memory decides what fits, not
+what is better: an emulator that shares blocks is strongly compressed and takes more than the main one.
 
 Notable: an automatic choice is made once per release and process, before its model is loaded. A
 session that begins again in the same process finds less memory free, for its model may still be
@@ -61,7 +64,7 @@ def choose(wanted: str, main: Manifest, free: int | None, kept: Kept | None = No
         if wanted != MAIN:
             variant_entry(main, wanted)
         return Choice(wanted, "as told")
-    candidates = sorted(_candidates(main), key=lambda candidate: -candidate.tuning_bytes)
+    candidates = list(_candidates(main))
     here = next((c for c in candidates if kept is not None and c.name == kept.name), None)
     if here is not None and kept is not None:
         if kept.is_begun:
@@ -72,9 +75,9 @@ def choose(wanted: str, main: Manifest, free: int | None, kept: Kept | None = No
         return Choice(MAIN, "this system does not say how much memory is free")
     fitting = [candidate for candidate in candidates if candidate.tuning_bytes <= free]
     if not fitting:
-        smallest = candidates[-1]
+        smallest = min(candidates, key=lambda candidate: candidate.tuning_bytes)
         return Choice(smallest.name, f"none fits, this is the smallest: {_sizes(smallest, free)}")
-    return Choice(fitting[0].name, f"the largest that fits: {_sizes(fitting[0], free)}")
+    return Choice(fitting[0].name, f"the first that fits: {_sizes(fitting[0], free)}")
 
 
 def _candidates(main: Manifest) -> Iterator[_Candidate]:

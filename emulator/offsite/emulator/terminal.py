@@ -105,7 +105,10 @@ def run(app: typer.Typer, name: str) -> None:
     except OffsiteError as error:
         _end(f"{name}: {error}", error.exit_code)
     if code == INTERRUPTED:  # what click makes of Ctrl-C where it does not end the process itself
-        _end(f"{name}: interrupted; the same command continues", INTERRUPTED)
+        _end(
+            f"{name}: interrupted; run the same command again, what was finished is kept",
+            INTERRUPTED,
+        )
     sys.exit(code if isinstance(code, int) else 0)
 
 
