@@ -14,32 +14,27 @@ from tests.secure.aggregation.fleets import (
     COORDINATOR,
     POLICY,
     config,
-    gathering,
     identity_of,
     key_of,
     member,
     name_of,
 )
+from tests.secure.aggregation.rounds import Round
 
 from offsite.secure import envelope
 from offsite.secure.aggregation import masks as masks_module
 from offsite.secure.aggregation.dealing import Delivery
 from offsite.secure.aggregation.fixed_point import FixedPoint
-from offsite.secure.aggregation.gathering import Gathering
 from offsite.secure.aggregation.keys import MemberSecrets
 from offsite.secure.aggregation.keystream import Generator
 from offsite.secure.aggregation.member import Member, Self, open_config
 from offsite.secure.aggregation.messages import (
-    Acknowledgement,
     Advertisement,
-    Confirmation,
     Members,
     Reveal,
-    Sharing,
     Upload,
     claimed,
     signed,
-    survivors_digest,
 )
 from offsite.secure.aggregation.policy import PolicyFloor
 from offsite.secure.aggregation.round_config import CONFIG_TYPE, RoundConfig
@@ -55,53 +50,6 @@ from offsite.secure.errors import (
 from offsite.secure.identity import IdentityKey
 
 STRANGER = IdentityKey.from_seed(hashlib.sha256(b"stranger").digest())
-
-
-class Round:
-    """A real round of `members` clients, played step by step."""
-
-    def __init__(self, members: int = 4, **terms: object) -> None:
-        self.terms = config(members, 8, **terms)
-        self.coordinator = gathering(self.terms)
-        self.members = {name_of(i): member(name_of(i), self.terms) for i in range(members)}
-        self.latches = {name: MemoryLatch() for name in self.members}
-
-    @property
-    def victim(self) -> Member:
-        return self.members[name_of(0)]
-
-    def advertise(self) -> list[bytes]:
-        for each in self.members.values():
-            self.coordinator.add_advertisement(each.advertise(0))
-        return list(self.coordinator.freeze_roster())
-
-    def share(self, adverts: list[bytes] | None = None) -> None:
-        adverts = adverts or self.advertise()
-        for name, each in self.members.items():
-            self.coordinator.add_sharing(*each.share(adverts, 0), name)
-
-    def acknowledge(self) -> bytes:
-        self.share()
-        for name, each in self.members.items():
-            given = self.coordinator.deliveries(name)
-            self.coordinator.add_acknowledgement(each.acknowledge(given, 0), name)
-        return self.coordinator.freeze_members()
-
-    def upload(self, leave_out: tuple[str, ...] = ()) -> list[bytes]:
-        chosen = self.acknowledge()
-        for name, each in self.members.items():
-            words = np.zeros(9, np.uint32)
-            header = each.mask(chosen, words, self.latches[name], 0)
-            if name not in leave_out:
-                self.coordinator.add_upload(header, name)
-        return list(self.coordinator.freeze_survivors())
-
-    def confirm(self, leave_out: tuple[str, ...] = ()) -> list[bytes]:
-        uploads = self.upload(leave_out)
-        for name, each in self.members.items():
-            if name not in leave_out:
-                self.coordinator.add_confirmation(each.confirm(uploads, 0), name)
-        return list(self.coordinator.confirmations())
 
 
 # The roster.
@@ -535,80 +483,6 @@ def test_pairs_agree_and_strangers_do_not() -> None:
     for (_, first), (_, second) in combinations(keys.items(), 2):
         assert len(first & second) == 1
     assert masks_module.Mask(bytes(32), masks_module.Sign.PLUS).opposite.sign.value == -1
-
-
-# Bits.
-
-
-def messages_of_a_round() -> dict[str, tuple[bytes, object]]:
-    """One signed message of every kind, and what takes it in."""
-    play = Round(5)
-    words = play.confirm()
-    name = name_of(0)
-    reveal = play.victim.reveal(words, play.latches[name], 0)
-    box = play.coordinator.received
-
-    def fresh(take: str) -> object:
-        return lambda data: getattr(_replayed(play), take)(data, name)
-
-    return {
-        "advertisement": (
-            box.advertisements[name],
-            lambda data: gathering(play.terms).add_advertisement(data),
-        ),
-        "acknowledgement": (box.acknowledgements[name], fresh("add_acknowledgement")),
-        "confirmation": (box.confirmations[name], play_take(play, "add_confirmation", name)),
-        "reveal": (reveal, play_take(play, "add_reveal", name)),
-    }
-
-
-def play_take(play: Round, take: str, name: str) -> object:
-    return lambda data: getattr(play.coordinator, take)(data, name)
-
-
-def _replayed(play: Round) -> Gathering:
-    """A coordinator that has everything up to the sharings of `play`."""
-    again = gathering(play.terms)
-    for data in play.coordinator.received.advertisements.values():
-        again.add_advertisement(data)
-    again.freeze_roster()
-    for name, data in play.coordinator.received.sharings.items():
-        again.add_sharing(data, play.coordinator.received.parts[name], name)
-    return again
-
-
-@pytest.mark.parametrize("kind", ["advertisement", "acknowledgement", "confirmation", "reveal"])
-def test_any_bit_change_in_a_signed_message_is_refused(kind: str) -> None:
-    data, take = messages_of_a_round()[kind]
-    draw = np.random.default_rng(0)
-    places = {0, len(data) * 8 - 1, *draw.integers(0, len(data) * 8, 60).tolist()}
-    for place in places:
-        changed = bytearray(data)
-        changed[place // 8] ^= 1 << place % 8
-        with pytest.raises(PeerError):
-            take(bytes(changed))  # type: ignore[operator]
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        Sharing(bytes(32), "edge-000", bytes(32)),
-        Acknowledgement(bytes(32), "edge-000", ("edge-000", "edge-001"), ("edge-002",)),
-        Members(bytes(32), ("edge-000", "edge-001")),
-        Upload(bytes(32), bytes(32), "edge-000", 9, bytes(32)),
-        Confirmation(bytes(32), "edge-000", bytes(32)),
-        Reveal(bytes(32), "edge-000", bytes(32), (bytes(32), b"\x01" * 32)),
-    ],
-    ids=lambda message: type(message).__name__,
-)
-def test_a_message_has_one_encoding(message: Sharing) -> None:
-    data = message.to_bytes()
-    kind = type(message)
-    assert kind.from_bytes(data) == message
-    for bad in (data + b"\x00", data[:-1], b"", data[8:], bytes(8) + data):
-        with pytest.raises(PeerError):
-            kind.from_bytes(bad)
-    assert survivors_digest(data, []) != survivors_digest(data, [b""])
 
 
 def test_policy_of_the_tests_is_not_the_default() -> None:

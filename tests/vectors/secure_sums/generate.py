@@ -269,7 +269,8 @@ def bad_parts(played: Played) -> Iterator[tuple[str, Vector]]:
     )
 
 
-def bad_later(played: Played) -> Iterator[tuple[str, Vector]]:
+def bad_members(played: Played) -> Iterator[tuple[str, Vector]]:
+    """Phase 3: over whom the coordinator asks for masks."""
     names = played.member_names
     few = played.members_message(names[:2])
     yield (
@@ -305,6 +306,10 @@ def bad_later(played: Played) -> Iterator[tuple[str, Vector]]:
         "members_unknown",
         bad("an invented member", "member.mask", ME, [unknown], "PeerError", "edge-9"),
     )
+
+
+def bad_survivors(played: Played) -> Iterator[tuple[str, Vector]]:
+    """Phases 3 to 5: who is said to be in the sum, and who has confirmed it."""
     uploads = [*played.uploads.values()]
     yield (
         "survivors_few",
@@ -365,6 +370,10 @@ def bad_later(played: Played) -> Iterator[tuple[str, Vector]]:
             "told its members different things",
         ),
     )
+
+
+def bad_replies(played: Played) -> Iterator[tuple[str, Vector]]:
+    """What a member sends that lies: its header, its halves."""
     upload = played.upload("edge-1", played.terms.values + 1, bytes(28))
     yield (
         "upload_of_another",
@@ -442,7 +451,9 @@ def build() -> dict[str, str]:
         ("terms_", bad_terms(base)),
         ("roster_", bad_rosters(base)),
         ("part_", bad_parts(base)),
-        ("", bad_later(base)),
+        ("", bad_members(base)),
+        ("", bad_survivors(base)),
+        ("", bad_replies(base)),
     ):
         vectors |= {f"bad_{prefix}{name}": vector for name, vector in cases}
     return {f"{name}.json": json.dumps(vector, indent=1) + "\n" for name, vector in vectors.items()}

@@ -8,7 +8,7 @@ A step is taken once, in this order; anything else is a PolicyError and changes 
 around it (files, sockets, clock) stores the bytes before it sends them and sends the same bytes
 when asked again.
 
-Rules, each with a test of its name in `tests/secure/aggregation/test_attacks.py`:
+Rules, each with attacks that must fail in `tests/secure/aggregation/test_attacks.py`:
 
 * the terms are the coordinator's signed ones, and not below this machine's policy;
 * masks are taken over members that acknowledged, at least the threshold and the least cohort;
