@@ -46,17 +46,21 @@ def main() -> None:
 
 
 def plan(lab: Lab, rows: Sequence[Row]) -> dict[str, Callable[[], None]]:
-    """The units of work by name: references first, then the rows, each configuration once."""
+    """The units of work by name, in the order of the rows, each configuration once.
+
+    What a row is compared with stands before it, so that a run cut short leaves whole rows.
+    """
     units: dict[str, Callable[[], None]] = {}
-    for task in lab.tasks:
-        units[f"full {task}"] = lambda t=task: _every_seed(lab, t)  # type: ignore[misc]
-        for slots in {Slots.of(row): None for row in rows}:
-            name = f"upper bound {slots.identity} {task}"
-            units[name] = lambda s=slots, t=task: upper_bound(lab, s, t)  # type: ignore[misc]
     different: dict[str, Row] = {}
     for row in rows:
         different.setdefault(row.identity, row)
+    for task in lab.tasks:
+        units[f"full {task}"] = lambda t=task: _every_seed(lab, t)  # type: ignore[misc]
     for row in different.values():
+        slots = Slots.of(row)
+        for task in lab.tasks:
+            name = f"upper bound {slots.identity} {task}"
+            units[name] = lambda s=slots, t=task: upper_bound(lab, s, t)  # type: ignore[misc]
         # A bench of its own for each run, so that its emulator goes with it.
         units[f"row {row.name}"] = lambda r=row: Bench(lab, r).run()  # type: ignore[misc]
     return units
