@@ -18,7 +18,7 @@ from tests.secure.aggregation.fleets import COORDINATOR, identity_of, name_of
 from typer.testing import CliRunner
 
 from offsite.audit import cli
-from offsite.audit.round import AUTHORITY, DIRECTORY, EVIDENCE, MASKED, RESULT, audit_round
+from offsite.audit.round import AUTHORITY, DIRECTORY, EVIDENCE, MASKED, RESULT, Beside, audit_round
 from offsite.coordinator.local_grid import LocalGrid
 from offsite.coordinator.secure_sums import secure_sum
 from offsite.emulator.rounds.exchange import Action
@@ -76,7 +76,7 @@ def test_the_key_may_be_given_in_every_form_that_people_have(folder: Path, key: 
 
 def test_the_directory_may_lie_elsewhere(folder: Path, tmp_path: Path) -> None:
     (folder / DIRECTORY).rename(tmp_path / "other")
-    assert audit_round(folder, KEY, tmp_path / "other").terms.directory_version == 1
+    assert audit_round(folder, KEY, Beside(tmp_path / "other")).terms.directory_version == 1
 
 
 def test_the_command_prints_a_table_or_one_document(kept: tuple[Path, np.ndarray]) -> None:

@@ -48,6 +48,19 @@ def audit_a_round(
         Path | None,
         typer.Option(help="The signed directory; default: the file beside the evidence."),
     ] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            help="The coordinator's log of results, its head beside it; default: log in the folder "
+            "above, where there is one."
+        ),
+    ] = None,
+    head: Annotated[
+        Path | None,
+        typer.Option(
+            help="A copy of log.head that somebody kept earlier: the log must continue it."
+        ),
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Cores for taking masks away.")] = 1,
     json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = (
         False
@@ -55,11 +68,11 @@ def audit_a_round(
 ) -> None:
     """Recompute a published sum bit for bit and verify every signature that led to it."""
     from offsite.audit.report import render
-    from offsite.audit.round import audit_round
+    from offsite.audit.round import Beside, audit_round
 
     screen = terminal.Terminal(json)
     with screen.progress("masked vectors") as report:
-        audit = audit_round(folder, key, directory, threads, report)
+        audit = audit_round(folder, key, Beside(directory, log, head), threads, report)
     screen.result(render(audit), audit.document())
 
 

@@ -2,6 +2,7 @@
 
 from rich.table import Table
 
+from offsite.audit.log import LogPlace
 from offsite.audit.round import Audit
 from offsite.emulator.printable import printable
 from offsite.secure.aggregation.evidence import words_sha256
@@ -26,8 +27,18 @@ def render(audit: Audit) -> Table:
         "SHA-256 of the sum": words_sha256(found.total).hex(),
         "transcript": found.result.transcript_root.hex(),
     }
+    rows["log"] = _log_row(audit.log)
     if audit.unused:
         rows["came too late"] = ", ".join(audit.unused)
     for name, value in rows.items():
         table.add_row(name, printable(value))
     return table
+
+
+def _log_row(place: LogPlace | None) -> str:
+    if place is None:
+        return "not given: whether this result was published to others is not known"
+    text = f"result {place.position + 1} of {place.head.size}, root {place.head.root.hex()}"
+    if place.continues is None:
+        return f"{text}; no head that was kept earlier was given to compare with"
+    return f"{text}; continues the head of {place.continues.size} that was kept"

@@ -5,6 +5,7 @@
     FOLDER/NAME.masked   the masked vector of every survivor, little-endian uint32
     FOLDER/directory     the signed directory that the terms name     (or --directory FILE)
     FOLDER/authority     the public key that signed it, 64 hex digits (or --key with the key itself)
+    FOLDER/../log        every published result, see `audit.log`     (or --log FILE)
 
 Offline, and with one thing taken on trust: that `--key` is the enrolment authority's, which every
 data owner pinned when it joined. From it follow the directory, the coordinator's key, the members'
@@ -21,6 +22,8 @@ from typing import Final
 
 import numpy as np
 
+from offsite.audit.files import read_file
+from offsite.audit.log import LOG, LogPlace, find_in_log
 from offsite.secure import envelope
 from offsite.secure.aggregation.evidence import (
     EVIDENCE_BYTES,
@@ -69,6 +72,8 @@ class Audit:
     total_weight: float
     unused: tuple[str, ...]
     """Names of masked vectors that lie in the folder but are not in the sum: they came late."""
+    log: LogPlace | None
+    """None where no log was given or lies beside the folder."""
 
     def document(self) -> dict[str, object]:
         """For `--json`."""
@@ -94,13 +99,26 @@ class Audit:
             "total_weight": self.total_weight,
             "sum_sha256": words_sha256(found.total).hex(),
             "transcript_root": found.result.transcript_root.hex(),
+            "log": None if self.log is None else self.log.document(),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Files that need not lie in the folder of the round."""
+
+    directory: Path | None = None
+    """Default: the one in the folder."""
+    log: Path | None = None
+    """Default: `log` in the folder above, if there is one."""
+    kept_head: Path | None = None
+    """A log head that somebody else kept earlier."""
 
 
 def audit_round(
     folder: Path,
     key: str,
-    directory_file: Path | None = None,
+    beside: Beside = Beside(),
     threads: int = 1,
     report: Report = lambda done, total: None,
 ) -> Audit:
@@ -120,7 +138,7 @@ def audit_round(
     evidence = Evidence.from_bytes(_read(folder / EVIDENCE, EVIDENCE_BYTES))
     result = _read(folder / RESULT, _ENVELOPE_BYTES)
     # (1) Who names everybody: the authority, and the directory that it signed.
-    signed_directory = _read(directory_file or folder / DIRECTORY, _ENVELOPE_BYTES)
+    signed_directory = _read(beside.directory or folder / DIRECTORY, _ENVELOPE_BYTES)
     authority = _authority(folder, key, signed_directory)
     # (Its expiry was the members' concern, when they took part; an audit comes later.)
     directory = open_directory(envelope.from_bytes(signed_directory), authority, 0.0)
@@ -141,7 +159,7 @@ def audit_round(
         )
     except PolicyError as error:  # what a running round would wait for
         raise IntegrityError(f"the evidence is not that of a finished round: {error}") from None
-    # (4) What the sum says is what so many members can have said.
+    # (4) What the sum says is what so many members can have said; where it was published.
     mean = decode(verified.total, len(verified.survivors), terms.fixed_point)
     members = tuple(sorted((*verified.survivors, *verified.dropped)))
     return Audit(
@@ -153,7 +171,17 @@ def audit_round(
         _signatures(evidence),
         mean.total_weight,
         vectors.unused(),
+        _log_place(folder, result, coordinator, beside),
     )
+
+
+def _log_place(
+    folder: Path, result: bytes, coordinator: IdentityPublicKey, beside: Beside
+) -> LogPlace | None:
+    log = beside.log or folder.resolve().parent / LOG
+    if beside.log is None and beside.kept_head is None and not log.exists():
+        return None
+    return find_in_log(log, result, coordinator, beside.kept_head)
 
 
 @dataclass(slots=True)
@@ -194,20 +222,9 @@ class _Vectors:
 
 
 def _read(path: Path, most: int) -> bytes:
-    try:
-        if path.is_dir():
-            raise ConfigError(f"{path} cannot be read: it is a folder")
-        size = path.stat().st_size
-        if size > most:
-            raise IntegrityError(f"{path}: expected at most {most} bytes, found {size}")
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise ConfigError(
-            f"expected {path}, found no such file: give the folder of one round, as the "
-            "coordinator keeps it under evidence/"
-        ) from None
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    return read_file(
+        path, most, "give the folder of one round, as the coordinator keeps it under evidence/"
+    )
 
 
 def _authority(folder: Path, key: str, signed_directory: bytes) -> IdentityPublicKey:
