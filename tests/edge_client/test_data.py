@@ -284,3 +284,21 @@ def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "data.jsonl")
     with pytest.raises(ConfigError, match="a pipe"):
         read_data(tmp_path / "data.jsonl")
+
+
+def test_a_row_that_names_no_person_is_unusable_where_persons_count(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    rows = [
+        {"text": "a", "patient": "p1"},
+        {"text": "b", "patient": 2},
+        {"text": "c"},
+        {"text": "d", "patient": " "},
+        {"text": "e", "patient": ["p1"]},
+        {"patient": "p3"},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = read_data(path, "patient")
+    assert data.persons == ("p1", "2") and [row.line for row in data.rows] == [1, 2]
+    assert [problem.line for problem in data.report.problems] == [3, 4, 5, 6]
+    assert "`patient` names no person" in data.report.problems[0].reason
+    assert read_data(path).persons is None and len(read_data(path).rows) == 5

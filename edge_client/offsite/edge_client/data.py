@@ -6,6 +6,8 @@ Notable decisions:
   names both lines, because a mixture is nearly always a mistake in how the file was made.
 * No row vanishes: each is kept, or counted in the `DataReport` with its line and the reason.
 * A file without a single usable row is an error.
+* Where a column names the person that a row is about (the unit that privacy is accounted for), a
+  row that names nobody is unusable: it would be protected as nobody's.
 
 The rules of reading bytes and formats are in `data_formats`.
 """
@@ -126,6 +128,8 @@ class Data:
 
     rows: tuple[Row, ...]
     report: DataReport
+    persons: tuple[str, ...] | None = None
+    """Whom each row is about, where a column says so."""
 
 
 @dataclass(slots=True)
@@ -142,27 +146,34 @@ class Problems:
             self.listed.append(RowProblem(line, reason))
 
 
-def read_data(path: Path) -> Data:
+def read_data(path: Path, person_column: str | None = None) -> Data:
     """Return the rows of a JSONL, CSV (both also gzipped) or Parquet file.
+
+    Args:
+        person_column: the column that names the person whom a row is about.
 
     Raises:
         ConfigError: the file is missing, damaged, empty, mixes layouts, or has no usable row.
     """
     file_format = detect_format(path)
     chooser = _LayoutChooser(path)
-    problems, rows, rows_read = Problems(), [], 0
+    problems, rows, persons, rows_read = Problems(), list[Row](), list[str](), 0
     for record in read_records(path, file_format):
         rows_read += 1
-        row = _parse(record, chooser)
-        if isinstance(row, Unreadable):
-            problems.add(row.line, row.reason)
+        row, person = _parse(record, chooser), _person(record, person_column)
+        if isinstance(row, Unreadable) or isinstance(person, Unreadable):
+            problem = row if isinstance(row, Unreadable) else person
+            assert isinstance(problem, Unreadable)
+            problems.add(problem.line, problem.reason)
         else:
             rows.append(row)
+            persons.append(person)
     if not rows or chooser.layout is None:
         raise nothing_usable(path.name, rows_read, problems)
     counts = (rows_read, len(rows), problems.count)
     listed = tuple(problems.listed)
-    return Data(tuple(rows), DataReport(path.name, file_format, chooser.layout, *counts, listed))
+    report = DataReport(path.name, file_format, chooser.layout, *counts, listed)
+    return Data(tuple(rows), report, None if person_column is None else tuple(persons))
 
 
 def nothing_usable(source: str, rows_read: int, problems: Problems) -> ConfigError:
@@ -233,6 +244,18 @@ def _parse(record: Record | Unreadable, chooser: _LayoutChooser) -> Row | Unread
                 return ChatRow(record.line, _messages(record.fields["messages"]))
     except (TypeError, ValueError) as error:
         return Unreadable(record.line, str(error))
+
+
+def _person(record: Record | Unreadable, column: str | None) -> str | Unreadable:
+    """Whom a row is about, as text; nobody where no column is named."""
+    if column is None or isinstance(record, Unreadable):
+        return ""
+    value = record.fields.get(column)
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or not value.strip():
+        return Unreadable(record.line, f"`{column}` names no person")
+    return value.strip()
 
 
 def _missing_columns(record: Record, layout: Layout | None) -> str:

@@ -45,6 +45,8 @@ class Encoded:
 
     examples: tuple[Example, ...]
     report: DataReport
+    rows: tuple[int, ...]
+    """For each example, the place of its row in the data."""
 
 
 @dataclass(slots=True)
@@ -65,17 +67,19 @@ def encode(
     """
     if data.report.layout is Layout.CHAT:
         require_template(tokenizer)
-    counts, examples = _Counts(), list[Example]()
+    counts, examples, places = _Counts(), list[Example](), list[int]()
     for start in range(0, len(data.rows), _ROWS_AT_ONCE):
         rows = data.rows[start : start + _ROWS_AT_ONCE]
-        for row, tokens in zip(rows, _encode_rows(rows, tokenizer, encoding), strict=True):
+        encoded = zip(rows, _encode_rows(rows, tokenizer, encoding), strict=True)
+        for place, (row, tokens) in enumerate(encoded, start=start):
             examples += _examples(row, tokens, encoding.max_tokens, counts)
+            places += [place] * (len(examples) - len(places))
         report(start + len(rows), len(data.rows))
     final = _final_report(data.report, examples, counts)
     if not examples:
         problems = Problems(final.rows_unusable, list(final.problems))
         raise nothing_usable(final.source, final.rows_read, problems)
-    return Encoded(tuple(examples), final)
+    return Encoded(tuple(examples), final, tuple(places))
 
 
 def _final_report(report: DataReport, examples: list[Example], counts: _Counts) -> DataReport:

@@ -116,6 +116,7 @@ def test_a_long_text_is_split_and_each_token_is_learnt_once(
     assert max(len(piece.ids) for piece in pieces) == 10
     report = encoded.report
     assert (report.split_rows, report.rows_kept, report.examples) == (1, 2, len(pieces) + 1)
+    assert encoded.rows == (0,) * len(pieces) + (1,)
 
 
 def test_a_row_with_nothing_to_learn_is_reported(tokenizer: PreTrainedTokenizerBase) -> None:
