@@ -30,10 +30,12 @@ from offsite.edge_client.checkpoint import Binding, Checkpoint
 from offsite.edge_client.data import Data, DataReport
 from offsite.edge_client.edge_limits import EdgeLimits
 from offsite.edge_client.inbox import ROUND_FOLDER
+from offsite.edge_client.machine_memory import free_bytes
 from offsite.edge_client.outcome import TuningMetrics, TuningOutcome
 from offsite.edge_client.secure_rounds import SecureRounds
 from offsite.edge_client.task import Task
 from offsite.edge_client.tuning import Callbacks, tune
+from offsite.edge_client.tuning_room import room_warnings
 from offsite.edge_client.workbench import Examples, Workbench
 from offsite.emulator.bundle.bundle import Bundle
 from offsite.emulator.durable import FOLDER_MODE, machine_errors
@@ -52,11 +54,13 @@ CHECKPOINT_NAME = "tuning.safetensors"
 class Listener:
     """Who is told what the app does; every callback is optional.
 
-    ``status`` may be told to the coordinator, so it never holds a path, a row or a setting.
+    ``status`` may be told to the coordinator, so it never holds a path, a row or a setting;
+    ``alone`` is for whoever runs this edge, and nobody else.
     ``between_steps`` may raise to stop a run; a checkpoint is written first.
     """
 
     status: Callable[[str], None] = lambda text: None
+    alone: Callable[[str], None] = lambda text: None
     progress: Report = silent
     data: Callable[[DataReport], None] = lambda report: None
     tuned: Callable[[RoundPlan, TuningMetrics], None] = lambda plan, metrics: None
@@ -166,6 +170,9 @@ class _Rounds:
         plan, settings = signed.plan, signed.plan.settings
         ready = self.workbench.examples(settings.max_tokens)
         self.listener.data(ready.report)
+        if not self.workbench.is_warm:
+            for line in room_warnings(self.workbench.bundle, settings, free_bytes()):
+                self.listener.alone(line)
         model, parameters = self.workbench.model(settings.dtype, base)
         with machine_errors(folder):
             folder.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)

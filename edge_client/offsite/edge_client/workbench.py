@@ -49,6 +49,11 @@ class Workbench:
         self._model: tuple[ComputeDtype, PreTrainedModel] | None = None
         self._examples: tuple[int, Examples] | None = None
 
+    @property
+    def is_warm(self) -> bool:
+        """Whether the emulator is in memory."""
+        return self._model is not None
+
     def model(
         self, dtype: ComputeDtype, tensors: Mapping[str, torch.Tensor]
     ) -> tuple[PreTrainedModel, dict[str, nn.Parameter]]:

@@ -197,6 +197,7 @@ class _Session:
             report=bars.bar("fetching bytes"),
             report_check=bars.bar("checking"),
         )
+        bundle.check_tuning_bytes()
         facts = bundle.manifest.facts
         variant = "" if bundle.main is None else f", emulator {bundle.variant}"
         self.terminal.note(
@@ -329,6 +330,7 @@ def _listener(pulse: Pulse, terminal: Terminal, rows: _RowNotes) -> Listener:
 
     return Listener(
         status=status,
+        alone=terminal.note,
         progress=progress,
         data=rows.note,
         tuned=tuned,

@@ -49,6 +49,7 @@ class TuningSettings:
     max_tokens: Annotated[int, "longest example in tokens; longer ones are cut"] = 512
     warmup_share: Annotated[float, "share of the campaign's steps with a rising rate"] = 0.05
     grad_clip: Annotated[float, "largest norm of a step's gradient; 0: not clipped"] = 1.0
+    unit_clip: Annotated[float, "largest norm of one unit's gradient on a private edge"] = 1.0
     gradient_checkpointing: Annotated[bool, "recompute activations to save memory"] = False
     validation_share: Annotated[float, "share of the local data held out for early stop"] = 0.05
     patience: Annotated[int, "validations without a gain before a round stops; 0: never"] = 0
@@ -66,6 +67,7 @@ class TuningSettings:
         _in_range(self, "max_tokens", 2, 10**7)
         _in_range(self, "warmup_share", 0.0, 1.0)
         _in_range(self, "grad_clip", 0.0, 10.0**6)
+        _in_range(self, "unit_clip", 0.0, 10.0**6, open_below=True)
         _in_range(self, "validation_share", 0.0, 0.5)
         _in_range(self, "patience", 0, 10**6)
 
