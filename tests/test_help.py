@@ -1,5 +1,6 @@
 """`--help` answers for every command, names its exit codes, and imports nothing heavy."""
 
+import re
 import subprocess
 import sys
 
@@ -24,6 +25,17 @@ def test_every_command_explains_itself(name: str, verb: str) -> None:
     shown = CliRunner().invoke(APPS[name], [verb, "--help"])
     assert shown.exit_code == 0
     assert "Exit codes" in shown.output and "--state" in shown.output
+
+
+@pytest.mark.parametrize(("name", "verb"), COMMANDS)
+def test_no_word_of_a_help_text_is_taken_for_markup(name: str, verb: str) -> None:
+    command = typer.main.get_group(APPS[name]).commands[verb]
+    shown = "".join(CliRunner().invoke(APPS[name], [verb, "--help"]).output.split())
+    shown = re.sub("[│─╭╮╰╯]", "", shown)
+    texts = [command.help, *(getattr(option, "help", None) for option in command.params)]
+    for text in filter(None, texts):
+        for word in text.split():
+            assert word in shown, f"{word} of: {text}"
 
 
 @pytest.mark.parametrize("module", ["offsite.coordinator.cli", "offsite.edge_client.cli"])

@@ -9,18 +9,18 @@ separate processes that speak mutually authenticated TLS over loopback:
     (4) coordinator evaluate            the table, on questions that served no other purpose
     (5) coordinator export              PEFT adapter and merged checkpoint
 
-The last line is the result as JSON; `report.json` holds it with standard errors.
+The last line is the result as JSON; `report.json` holds it with standard errors. With `--epsilon` both
+edges tune with differential privacy and keep to that limit, and their ledgers are audited at the end.
 """
 
 import argparse
 import json
-import os
 import shutil
 import time
 from pathlib import Path
 
-from examples.demo.inputs import Inputs, prepare
-from examples.demo.processes import Child, command, free_port, output, wait_for_all
+from examples.demo.inputs import prepare
+from examples.demo.steps import audit, campaign, evaluate, export, release
 
 SETTINGS = {
     "model.name": "SmolLM2-135M-Instruct",
@@ -39,6 +39,13 @@ SETTINGS = {
 }
 """Chosen on the validation split; the runs behind them stand in `docs/log.md`. The healing attack is cut
 to ten steps so that the demonstration stays short; an owner leaves it at its default of a hundred."""
+PRIVATE = {
+    "adapter.kind": "lora",
+    "adapter.rank": "4",
+    "tuning.learning_rate": "2e-3",
+    "tuning.batch_examples": "64",
+}
+"""With noise on every value, fewer of them and larger batches learn more; `docs/privacy.md`."""
 POLICY = ("--least-cohort", "2")
 """Two edges are what a demonstration has room for. In a sum of two each learns the other's update:
 it takes away its own. Edges of your own keep the default of five."""
@@ -53,10 +60,13 @@ def main() -> None:
     shutil.rmtree(folder / "run", ignore_errors=True)
     (folder / "run").mkdir(parents=True)
     state = folder / "run" / "coordinator"
-    _release(state, inputs)
-    _campaign(state, inputs, folder / "run")
-    table = _evaluate(state, inputs, options.questions)
-    exported = _export(state, folder / "export")
+    privacy = ("--epsilon", str(options.epsilon)) if options.epsilon else ()
+    release(state, inputs, SETTINGS | (PRIVATE if options.epsilon else {}))
+    campaign(state, inputs, folder / "run", (*POLICY, *privacy))
+    table = evaluate(state, inputs, options.questions)
+    exported = export(state, folder / "export")
+    if options.epsilon:
+        audit(folder / "run", len(inputs.edges))
     report = table | exported | {"seconds": round(time.monotonic() - started, 1)}
     (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     keys = ("full_zero_shot", "emulator_zero_shot", "emulator_tuned", "plug_in")
@@ -71,57 +81,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=Path("build/demo"))
     parser.add_argument("--questions", type=int, default=1000, help="test questions in the table")
     parser.add_argument("--seed", type=int, default=0, help="order and split of the questions")
+    parser.add_argument("--epsilon", type=float, help="tune with differential privacy")
     return parser.parse_args()
-
-
-def _threads() -> int:
-    return os.cpu_count() or 1
-
-
-def _coordinator(state: Path, verb: str, *arguments: str) -> list[str]:
-    return command("coordinator", verb, "--state", str(state), *arguments)
-
-
-def _release(state: Path, inputs: Inputs) -> None:
-    settings = SETTINGS | {
-        "model.path": str(inputs.model.resolve()),
-        "gate.questions": str(inputs.gate.resolve()),
-        "emulator.calibration": str(inputs.public_text.resolve()),
-        "server.listen": f"127.0.0.1:{free_port()}",
-    }
-    flags = [word for item in settings.items() for word in ("--set", "=".join(item))]
-    output(_coordinator(state, "init", *flags), _threads())
-    output(_coordinator(state, "emulate"), _threads())
-
-
-def _campaign(state: Path, inputs: Inputs, logs: Path) -> None:
-    tokens = [
-        json.loads(output(_coordinator(state, "invite", f"edge-{i}", "--json"), 1))["token"]
-        for i in range(len(inputs.edges))
-    ]
-    children = [Child("coordinator", _coordinator(state, "serve"), logs / "serve.log", _threads())]
-    threads = max(1, _threads() // len(tokens))
-    try:
-        for i, (token, data) in enumerate(zip(tokens, inputs.edges, strict=True)):
-            arguments = ["join", token, "--data", str(data), "--state", str(logs / f"edge-{i}")]
-            join = command("edge-client", *arguments, *POLICY)
-            children.append(Child(f"edge-{i}", join, logs / f"edge-{i}.log", threads))
-        wait_for_all(children)
-    finally:
-        for child in children:
-            child.stop()
-
-
-def _evaluate(state: Path, inputs: Inputs, questions: int) -> dict[str, dict[str, float]]:
-    arguments = ("--questions", str(inputs.test), "--limit", str(questions), "--json")
-    document = json.loads(output(_coordinator(state, "evaluate", *arguments), _threads()))
-    return dict(document)
-
-
-def _export(state: Path, folder: Path) -> dict[str, object]:
-    shutil.rmtree(folder, ignore_errors=True)
-    arguments = ("--out", str(folder), "--json")
-    return dict(json.loads(output(_coordinator(state, "export", *arguments), _threads())))
 
 
 if __name__ == "__main__":

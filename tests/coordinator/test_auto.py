@@ -155,6 +155,16 @@ def test_the_variants_of_the_file_are_checked_before_anything_is_measured(
         run("emulate", "--auto", "--release-best", *flags, "--state", str(fresh))
 
 
+def test_variants_that_cannot_be_built_are_named_before_anything_is_measured(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ModelMeasurer, "measure", lambda *_: pytest.fail("it was measured"))
+    variant = '[{name = "small", method = "width_prune", ratio = 0.01}]'
+    flags = sets({"emulator.variants": variant})
+    with pytest.raises(ConfigError, match=r"^variant small: width_prune cannot keep only 0\.01"):
+        run("emulate", "--auto", "--release-best", *flags, "--state", str(fresh))
+
+
 def test_emulators_whose_adapter_cannot_travel_are_not_built(
     fresh: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

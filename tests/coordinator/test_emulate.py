@@ -13,6 +13,7 @@ from tests.tiny import SENTENCES, save_llama, write_jsonl, write_text
 from offsite.coordinator import releasing
 from offsite.coordinator.building import Keep, build
 from offsite.coordinator.config import CoordinatorConfig
+from offsite.coordinator.config_release import EmulatorSection
 from offsite.coordinator.measuring_inputs import MIN_ROWS, read_inputs
 from offsite.coordinator.release import settings_unlike, stored_release
 from offsite.coordinator.tables.campaigns import CampaignState
@@ -166,6 +167,72 @@ def test_a_budget_that_holds_lets_it_pass_and_is_signed_too(state: Path) -> None
     assert manifest.facts.provenance["leak_budget"] == {"healed": 5.0, "verbatim": 1.0}
 
 
+@pytest.mark.parametrize("packing", ["none", "int8", "nf4"])
+def test_a_middle_that_was_only_packed_is_verbatim(state: Path, packing: str) -> None:
+    changes = {"emulator.ratio": "1", "emulator.packing": packing, "leak.max_verbatim": "0.99"}
+    with pytest.raises(PolicyError, match=r"verbatim: expected at most 0\.99, found 1"):
+        run("emulate", *sets(changes), "--state", str(state))
+    assert refused_of(state, 2)["emulators"]["main"]["fidelity"]["verbatim"]["share_of_middle"] == 1
+
+
+def test_packing_does_not_change_what_is_verbatim(state: Path) -> None:
+    found = []
+    for packing in ("none", "nf4"):
+        changes = {"emulator.method": "width_prune", "emulator.packing": packing}
+        assert run("emulate", *sets(changes), "--state", str(state)).exit_code == 0
+        found.append(report_of(state, len(found) + 2)["emulators"]["main"]["leak"]["verbatim"])
+    assert found[0] == found[1] and 0 < found[0]["value"] < 1
+
+
+@pytest.mark.parametrize(("ratio", "is_said"), [("1", True), ("0.5", False)])
+def test_whoever_removes_nothing_is_told(state: Path, ratio: str, is_said: bool) -> None:
+    changes = {"emulator.ratio": ratio, "emulator.packing": "int8", "leak.heal_steps": "0"}
+    shown = run("emulate", *sets(changes), "--state", str(state))
+    assert ("warning: emulator main: nothing of the middle was removed" in shown.stderr) is is_said
+
+
+@pytest.mark.parametrize("gate", ["", "there"])
+def test_without_a_gate_it_is_said_that_nothing_is_measured(
+    state: Path, inputs: Path, gate: str
+) -> None:
+    path = str(inputs / "gate.jsonl") if gate else ""
+    changes = {"gate.questions": path, "leak.task": "", "leak.heal_steps": "0"}
+    shown = run("emulate", *sets(changes), "--state", str(state))
+    assert shown.exit_code == 0
+    assert ("warning: gate.questions names no file" in shown.stderr) is not bool(gate)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "says"),
+    [
+        (
+            "emulator.calibration",
+            '{"text": "a star"}\nno json\n',
+            r"other\.jsonl, line 2: expected JS",
+        ),
+        (
+            "emulator.calibration",
+            '{"text": "a star"}\n',
+            r"other\.jsonl: expected at least \d+ tok",
+        ),
+        ("leak.text", '{"body": "a star"}\n', r"other\.jsonl, line 1: expected an object"),
+        ("leak.task", "[1]\n", r"other\.jsonl: .*line 1"),
+        ("gate.questions", "[1]\n", r"other\.jsonl: .*line 1"),
+    ],
+)
+def test_files_are_read_before_the_model_is(
+    state: Path, tmp_path: Path, key: str, text: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "offsite.coordinator.owners_model.load_base_model", lambda *_: pytest.fail("too late")
+    )
+    (tmp_path / "other.jsonl").write_text(text)
+    for flags in ((), ("--auto",)):
+        with pytest.raises(ConfigError, match=says):
+            changes = sets({key: str(tmp_path / "other.jsonl")})
+            run("emulate", *flags, *changes, "--state", str(state))
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -209,7 +276,9 @@ def test_an_interrupted_emulate_loses_nothing(state: Path, monkeypatch: pytest.M
         raise KeyboardInterrupt
 
     monkeypatch.setattr("offsite.coordinator.measuring.measure_leak", interrupt)
-    assert run("emulate", "--state", str(state)).exit_code == 130
+    ended = run("emulate", "--state", str(state))
+    assert ended.exit_code == 130
+    assert "measured until now is lost, the next run starts anew" in ended.stderr
     assert digests(state / "bundle") == before
 
 
@@ -267,6 +336,41 @@ def test_a_variant_that_breaks_the_budget_stops_the_release(state: Path) -> None
         run("emulate", *sets({"leak.max_verbatim": "0.95"}), "--state", str(state))
     assert list(refused_of(state, 2)["broken"]) == ["large"]
     assert digests(state / "bundle") == before
+
+
+def test_variants_that_cannot_be_built_are_named_before_anything_is_measured(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("releasing.build", "measuring.measure_base"):
+        monkeypatch.setattr(f"offsite.coordinator.{name}", lambda *_: pytest.fail("too late"))
+    table = '[[emulator.variants]]\nname = "{}"\nmethod = "{}"\nratio = 0.01'
+    add_variants(state, table.format("a", "width_prune"), table.format("b", "activation_svd"))
+    with pytest.raises(ConfigError) as caught:
+        run("emulate", "--state", str(state))
+    said = str(caught.value)
+    assert said.startswith("variant a: width_prune cannot keep only 0.01 of the middle")
+    assert "; variant b: activation_svd cannot keep only 0.01 of the middle" in said
+
+
+def test_what_a_variant_finds_out_while_it_is_built_names_it_too(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(section: EmulatorSection, *_: object) -> object:
+        raise ConfigError(f"{section.method.value} gives numbers that are not finite")
+
+    add_variants(state, '[[emulator.variants]]\nname = "a"\nmethod = "width_prune"\nratio = 0.5')
+    monkeypatch.setattr(releasing, "build", fails)
+    with pytest.raises(ConfigError, match=r"^uniform_drop gives numbers"):
+        run("emulate", "--state", str(state))
+
+    def second_fails(section: EmulatorSection, *others: object) -> object:
+        if section.variants:
+            return build(section, *others)  # type: ignore[arg-type]
+        return fails(section)
+
+    monkeypatch.setattr(releasing, "build", second_fails)
+    with pytest.raises(ConfigError, match=r"^variant a: width_prune gives numbers"):
+        run("emulate", "--state", str(state))
 
 
 def test_a_distilled_emulator_says_so(state: Path) -> None:

@@ -17,7 +17,7 @@ from offsite.emulator.bundle.manifest import ReleaseFacts
 from offsite.emulator.bundle.writer import write_bundle
 from offsite.secure import directory
 from offsite.secure.directory import Directory, DirectoryEntry, Role, Status
-from offsite.secure.errors import SignatureError
+from offsite.secure.errors import PeerError, SignatureError
 from offsite.secure.identity import IdentityKey
 
 COORDINATOR = IdentityKey.from_seed(b"c" * 32)
@@ -26,12 +26,17 @@ COORDINATOR = IdentityKey.from_seed(b"c" * 32)
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("release")
-    tokenizer = save_tokenizer(folder / "tokenizer", 300)
+    return write(folder, folder / "bundle", 1, "ab" * 32)
+
+
+def write(work: Path, folder: Path, version: int, base: str) -> Path:
+    """A tiny release of the coordinator."""
+    tokenizer = save_tokenizer(work / "tokenizer", 300)
     tokenizer.chat_template = None
     now = int(time.time())
-    facts = ReleaseFacts("p", 1, now - 60, now + 86_400, "tiny", "ab" * 32, "none", 0.6, {})
-    write_bundle(folder / "bundle", tiny_contents(tokenizer, AdapterKind.LORA), facts, COORDINATOR)
-    return folder / "bundle"
+    facts = ReleaseFacts("p", version, now - 60, now + 86_400, "tiny", base, "none", 0.6, {})
+    write_bundle(folder, tiny_contents(tokenizer, AdapterKind.LORA), facts, COORDINATOR)
+    return folder
 
 
 def joined(root: Path, coordinator: IdentityKey) -> Path:
@@ -69,6 +74,31 @@ def test_a_person_sees_tables(bundle: Path, tmp_path: Path) -> None:
     assert shown.exit_code == 0
     assert "checks against a hostile release" in shown.stdout
     assert "blocks, against the median of each kind" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("version", "base", "says", "failed"),
+    [
+        (2, "ab" * 32, "expected release 2 or later, found 1", "no rollback"),
+        (1, "cd" * 32, "expected a release of the base model cdcd", "base model"),
+        (1, "ab" * 32, "", ""),
+    ],
+)
+def test_it_is_compared_with_the_release_that_this_edge_accepted(
+    version: int, base: str, says: str, failed: str, bundle: Path, tmp_path: Path
+) -> None:
+    root = joined(tmp_path / "edge", COORDINATOR)
+    write(tmp_path, root / "bundle", version, base)
+    shown = CliRunner().invoke(app, ["inspect", str(bundle), "--state", str(root), "--json"])
+    document = json.loads(shown.stdout)
+    assert document["accepted"] is not bool(says)
+    assert says in document.get("refusal", "")
+    outcomes = {check["name"]: check["outcome"] for check in document["checks"]}
+    expected = {"no rollback": "passed", "base model": "passed"} | {failed: "failed"}
+    assert {
+        name: outcomes[name] for name in expected if name in outcomes
+    }.items() <= expected.items()
+    assert isinstance(shown.exception, PeerError) is bool(says)
 
 
 def test_a_refused_release_is_shown_and_not_measured(bundle: Path, tmp_path: Path) -> None:

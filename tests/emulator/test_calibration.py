@@ -103,7 +103,7 @@ def test_without_a_model_type_the_class_of_the_tokenizer_says_so(
 
 def test_too_little_text_is_refused(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", RECORDS)
-    with pytest.raises(ConfigError, match="has 5 tokens; expected at least 8"):
+    with pytest.raises(ConfigError, match=r"a\.jsonl: expected at least 8 tokens of text, found 5"):
         calibration_batches([path], tokenizer, total_tokens=100, row_tokens=8)
 
 

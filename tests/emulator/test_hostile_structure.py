@@ -82,6 +82,20 @@ def test_factors_that_do_not_fit(
     refused(make_model("llama"), FORMS["factored"], change, message)
 
 
+@pytest.mark.parametrize("form", ["harmonised", "factored"])
+def test_an_mlp_wider_than_the_config_says(form: str, make_model: MakeModel) -> None:
+    """Consistent in itself: nothing but the config says how wide it may be."""
+    mlp = "model.layers.1.mlp"
+    wide: dict[str, TensorSpec | None]
+    if form == "harmonised":  # its blocks are plain
+        wide = {f"{mlp}.{name}.weight": f32(65, 32) for name in ("gate_proj", "up_proj")}
+        wide[f"{mlp}.down_proj.weight"] = f32(32, 65)
+    else:
+        wide = {f"{mlp}.{name}.up.weight": f32(65, 5) for name in ("gate_proj", "up_proj")}
+        wide[f"{mlp}.down_proj.down.weight"] = f32(5, 65)
+    refused(make_model("llama"), FORMS[form], wide, r"layers\.1: its MLP .*\(32, 65\).*\(32, 64\)")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -1,6 +1,7 @@
 """Settings: round trip through TOML, overrides, and every problem reported at once."""
 
 import enum
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -121,6 +122,31 @@ def test_tables_are_plain() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[tools]\n[[tools.brushes]]\nwidth = 0",
+        "[tools]\n[[tools.brushes]]\nname = 1\nwidth = true\ncolour = 3",
+        "[tools]\nbrushes = true",
+        "[tools]\nbrushes = [[]]",
+        "[tools]\ncolours = [{a = 1}]\nlimit = 'x'",
+        "[tools]\nshares = [1, 'two', false, {a = 1}, [2]]",
+        "[paint]\nlayers = 1.5\nglossy = 'yes'\nshare = 2026-01-01",
+        "[place]\nfile = 3",
+    ],
+)
+def test_no_message_speaks_python(text: str, tmp_path: Path) -> None:
+    """Whoever writes TOML knows neither our classes nor Python's types."""
+    path = tmp_path / "shop.toml"
+    path.write_text(text)
+    cls = Job if text.startswith("[place") else Shop
+    with pytest.raises(ConfigError) as caught:
+        load_settings(cls, path)
+    said = str(caught.value)
+    internals = r"__|\bstr\b|\bint\b|\bfloat\b|\bbool\b|\bPath\b|\bdict\b|Brush|Colour|True|False|datetime|'"
+    assert re.search(internals, said) is None, said
+
+
 BRUSHES = Tools((Brush("fine"), Brush("flat", Colour.BLUE, 2.5)), (Colour.BLUE, Colour.RED), ())
 
 
@@ -153,11 +179,15 @@ def test_arrays_on_the_command_line_are_separated_by_commas_or_toml() -> None:
     [
         ('brushes = "flat"', "tools.brushes: expected an array"),
         ("brushes = [1]", "tools.brushes: expected tables, found 1"),
-        ("[[tools.brushes]]\nwidth = 1.0", "name"),
+        (
+            "[[tools.brushes]]\nwidth = 1.0",
+            "tools.brushes: table 1: expected name too, found width",
+        ),
+        ("[[tools.brushes]]\nname = 1", "table 1.name: expected text, found 1"),
         ('[[tools.brushes]]\nname = "x"\nwidth = 0', r"\[table 1\] width: expected more"),
         ('[[tools.brushes]]\nname = "x"\nhair = 0', "unknown key table 1.hair"),
         ('colours = ["green"]', "tools.colours: expected one of red, blue"),
-        ("shares = [true]", "tools.shares: expected float"),
+        ("shares = [true]", "tools.shares: expected a number, found true"),
     ],
 )
 def test_a_wrong_item_of_an_array_is_named(text: str, says: str, tmp_path: Path) -> None:

@@ -50,6 +50,17 @@ def test_exit_codes(
     assert ended.value.code == code
 
 
+def test_an_interrupt_promises_no_more_than_is_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which command goes on and which starts anew, the command itself says."""
+    monkeypatch.setattr("sys.argv", ["work"])
+    with pytest.raises(SystemExit):
+        run(_app(KeyboardInterrupt()), "work")
+    said = capsys.readouterr().err
+    assert "interrupted; what was finished is kept" in said and "continue" not in said
+
+
 def test_no_library_downloads_anything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setattr("sys.argv", ["work"])

@@ -1,6 +1,7 @@
-"""From the full model to an emulator as it ships: compressed, distilled, with packed values.
+"""From the full model to an emulator: compressed and distilled, not packed yet.
 
-Notable: the full model gives up its middle while it is compressed (`Keep.NOTHING`) where nobody
+Notable: whoever measures it packs it (`measuring.Yardstick.pack`), for what is verbatim is counted
+before that. The full model gives up its middle while it is compressed (`Keep.NOTHING`) where nobody
 needs it afterwards. It has to stay for distillation, whose teacher it is; for scoring the plug-in
 of an adapter that was tuned on `leak.task`; and for variants and searches, which build again.
 """
@@ -14,7 +15,6 @@ from offsite.coordinator.measuring_inputs import MeasuringInputs, needs_calibrat
 from offsite.emulator.build import Emulator, build_emulator
 from offsite.emulator.distil import DistilRecipe, distil
 from offsite.emulator.layer_map import Placement
-from offsite.emulator.packing.middle import roundtrip
 from offsite.emulator.progress import Progress
 from offsite.secure.errors import ConfigError
 
@@ -34,7 +34,7 @@ def build(
     progress: Progress,
     keep: Keep = Keep.EVERYTHING,
 ) -> Emulator:
-    """The emulator that a section describes, with the values that an edge will unpack.
+    """The emulator that a section describes, before it is packed.
 
     Raises:
         ConfigError: this model cannot be made into such an emulator.
@@ -52,7 +52,6 @@ def build(
         )
     if section.distil_steps:
         _distil(section, base_model, emulator, inputs, seed, progress)
-    roundtrip(emulator.model, emulator.layer_map, section.packing)
     return emulator
 
 

@@ -6,13 +6,13 @@ and not after hours of building.
 
 import enum
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 from offsite.coordinator.config_problems import Problems
 from offsite.emulator.adapters.adapter import MAX_ALPHA, MAX_RANK, AdapterKind
-from offsite.emulator.bundle.manifest import MAX_VARIANTS, VARIANT_NAMES, is_variant_name
+from offsite.emulator.bundle.manifest import MAIN, MAX_VARIANTS, VARIANT_NAMES, is_variant_name
 from offsite.emulator.methods.method import MethodName
 from offsite.emulator.packing.packing import Packing
 
@@ -108,6 +108,22 @@ class EmulatorSection:
         found.report()
 
 
+def sections_of(section: EmulatorSection) -> dict[str, EmulatorSection]:
+    """The main emulator and its variants by name, each as a section of its own."""
+    variants = {variant.name: _variant(section, variant) for variant in section.variants}
+    return {MAIN: section, **variants}
+
+
+def _variant(section: EmulatorSection, variant: VariantSection) -> EmulatorSection:
+    return replace(
+        section,
+        method=variant.method,
+        ratio=variant.ratio,
+        packing=variant.packing,
+        variants=(),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class AdapterSection:
     """What data owners tune."""
@@ -154,7 +170,7 @@ class LeakSection:
         float | None, "budget: what one keeps who never returns the adapter, of the plug-in's skill"
     ] = None
     max_verbatim: Annotated[
-        float | None, "budget: share of the full model's weights that are shipped as they are"
+        float | None, "budget: share of the full model's weights shipped as they are, packed or not"
     ] = None
 
     def __post_init__(self) -> None:

@@ -1,9 +1,10 @@
 """How near an emulator is to its full model, and what it leaks, by the settings of `[leak]`.
 
 (1) the full model is measured first, for it may be gone afterwards
-(2) fidelity of the emulator, zero-shot
-(3) where a stand-in for the task is configured, the adapter is tuned on it and plugged in
-(4) the leak: zero-shot, tuned, healed, kept, verbatim
+(2) what of an emulator is the full model's is counted; then it gets the values of its packing
+(3) fidelity of the emulator, zero-shot
+(4) where a stand-in for the task is configured, the adapter is tuned on it and plugged in
+(5) the leak: zero-shot, tuned, healed, kept, verbatim
 """
 
 from collections.abc import Mapping
@@ -21,15 +22,23 @@ from offsite.coordinator.shipped import shipped_bytes
 from offsite.emulator.adapters.adapter import Adapter, AdapterSpec, make_adapter
 from offsite.emulator.adapters.plugged import plugged_in
 from offsite.emulator.build import Emulator
-from offsite.emulator.fidelity import BaseFacts, Fidelity, measure_base, measure_fidelity
+from offsite.emulator.fidelity import (
+    BaseFacts,
+    Fidelity,
+    measure_base,
+    measure_fidelity,
+    verbatim_of,
+)
 from offsite.emulator.leak.budget import LeakBudget
 from offsite.emulator.leak.heal import HealRecipe
 from offsite.emulator.leak.report import HealAttack, LeakReport, TunedAdapter, measure_leak
 from offsite.emulator.leak.task_tuning import TaskRecipe, tune_on_task
+from offsite.emulator.packing.middle import roundtrip
 from offsite.emulator.packing.packing import Packing
 from offsite.emulator.progress import Progress
 from offsite.emulator.scoring import ChoiceScores, score_choices, summarise
 from offsite.emulator.strict_json import JsonObject
+from offsite.emulator.verbatim import Verbatim
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,6 +69,15 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Packed:
+    """An emulator with the values that an edge will unpack, and what was verbatim before that."""
+
+    emulator: Emulator
+    packing: Packing
+    verbatim: Verbatim
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Yardstick:
     """What every emulator of one full model is measured with."""
 
@@ -87,36 +105,45 @@ class Yardstick:
         )
         return cls(config, inputs, base, progress)
 
-    def fidelity(self, emulator: Emulator, packing: Packing) -> Fidelity:
+    def pack(self, emulator: Emulator, packing: Packing) -> Packed:
+        """Puts the values that an edge will unpack into an emulator, in place.
+
+        Guarantees: what was only packed counts as verbatim
+        (`test_a_middle_that_was_only_packed_is_verbatim`).
+        """
+        verbatim = verbatim_of(self.base, emulator)
+        roundtrip(emulator.model, emulator.layer_map, packing)
+        return Packed(emulator, packing, verbatim)
+
+    def fidelity(self, packed: Packed) -> Fidelity:
         return measure_fidelity(
             self.base,
-            emulator,
+            packed.emulator,
             self.inputs.text.held_out,
             self.inputs.questions,
             self.inputs.tokenizer,
             self.config.gate.batch_tokens,
-            shipped_bytes=shipped_bytes(emulator, packing, spec_of(self.config)),
+            shipped_bytes=shipped_bytes(packed.emulator, packed.packing, spec_of(self.config)),
+            verbatim=packed.verbatim,
             progress=self.progress,
         )
 
-    def quick(self, emulator: Emulator, packing: Packing) -> Measured:
+    def quick(self, packed: Packed) -> Measured:
         """Without any training."""
-        fidelity = self.fidelity(emulator, packing)
-        return Measured(fidelity, self._leak(emulator, fidelity, None, None))
+        fidelity = self.fidelity(packed)
+        return Measured(fidelity, self._leak(packed.emulator, fidelity, None, None))
 
-    def whole(
-        self, emulator: Emulator, packing: Packing, base_model: PreTrainedModel | None
-    ) -> Measured:
+    def whole(self, packed: Packed, base_model: PreTrainedModel | None) -> Measured:
         """Everything that the settings ask for; without the full model, no plug-in."""
-        fidelity = self.fidelity(emulator, packing)
+        emulator, fidelity = packed.emulator, self.fidelity(packed)
         tuned = self._tuned(emulator, base_model) if self.inputs.task else None
         return Measured(fidelity, self._leak(emulator, fidelity, tuned, self._attack()))
 
-    def tuned_only(self, emulator: Emulator) -> Measured:
+    def tuned_only(self, packed: Packed) -> Measured:
         """The adapter tuned on this emulator, whose own score counts: for an upper bound."""
-        fidelity = self.fidelity(emulator, Packing.NONE)
-        tuned = self._tuned(emulator, None)
-        return Measured(fidelity, self._leak(emulator, fidelity, tuned, None))
+        fidelity = self.fidelity(packed)
+        tuned = self._tuned(packed.emulator, None)
+        return Measured(fidelity, self._leak(packed.emulator, fidelity, tuned, None))
 
     def _leak(
         self,

@@ -7,7 +7,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from offsite.coordinator.config import CoordinatorConfig
 from offsite.coordinator.measuring_inputs import ROW_TOKENS, MeasuringInputs, read_inputs
-from offsite.emulator.base_model import fingerprint, load_base_model, load_tokenizer
+from offsite.emulator.base_model import (
+    fingerprint,
+    load_base_model,
+    load_tokenizer,
+    read_base_config,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,8 +28,14 @@ class OwnersModel:
         model = load_base_model(folder)
         return cls(model, load_tokenizer(folder), fingerprint(model))
 
-    def read_inputs(self, config: CoordinatorConfig) -> MeasuringInputs:
-        """What the settings name beside the model."""
-        model = self.model.config
-        positions = getattr(model, "max_position_embeddings", None) or ROW_TOKENS[0]
-        return read_inputs(config, self.tokenizer, str(model.model_type), int(positions))
+
+def read_owners_inputs(config: CoordinatorConfig) -> MeasuringInputs:
+    """What the settings name beside the model; before its weights, which may take minutes to load.
+
+    Raises:
+        ConfigError: as `read_inputs`; or the model has no config or tokenizer.
+    """
+    folder = config.model.path
+    model = read_base_config(folder)
+    positions = getattr(model, "max_position_embeddings", None) or ROW_TOKENS[0]
+    return read_inputs(config, load_tokenizer(folder), str(model.model_type), int(positions))

@@ -50,6 +50,11 @@ class Made:
     emulator: Emulator
     measured: Measured
 
+    @property
+    def middle_share(self) -> float:
+        """Share of the middle's parameters that ships, whatever ratio was asked for."""
+        return middle_share(self.emulator, self.measured.fidelity.verbatim.middle_of)
+
 
 def publish(
     workspace: Workspace,
@@ -70,7 +75,7 @@ def publish(
             base_model=config.model.name,
             base_fingerprint=owner.fingerprint,
             method=one.section.method.value,
-            ratio=middle_share(one.emulator, one.measured.fidelity.verbatim.middle_of),
+            ratio=one.middle_share,
             provenance={
                 "built": built_json(one.section, config.campaign.seed),
                 "leak_budget": budget_of(config.leak).to_json(),

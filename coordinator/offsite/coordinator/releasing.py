@@ -1,6 +1,6 @@
 """A release: its emulators built and measured, judged by the leak budget, signed and published.
 
-(1) the inputs are read and the full model is measured
+(1) what cannot be built is refused; the full model is measured
 (2) the emulator and its variants are built, packed and measured, one after another
 (3) the report is written, whatever it says
 (4) the budget decides: past it nothing is signed and the earlier release stays
@@ -15,7 +15,7 @@ where it is not needed again (`building.Keep`).
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
@@ -23,16 +23,12 @@ from rich.console import Group, RenderableType
 
 from offsite.coordinator.building import Keep, build
 from offsite.coordinator.config import CoordinatorConfig
-from offsite.coordinator.config_release import EmulatorSection, VariantSection
+from offsite.coordinator.config_release import sections_of
+from offsite.coordinator.feasible import check_feasible, naming
 from offsite.coordinator.measuring import Yardstick, budget_of
 from offsite.coordinator.measuring_inputs import MeasuringInputs
 from offsite.coordinator.owners_model import OwnersModel
-from offsite.coordinator.publishing import (
-    Made,
-    check_section_travels,
-    give_up_campaign,
-    publish,
-)
+from offsite.coordinator.publishing import Made, give_up_campaign, publish
 from offsite.coordinator.release import built_json
 from offsite.coordinator.report_tables import render_measured
 from offsite.coordinator.workspace import Workspace
@@ -54,7 +50,9 @@ class Published:
     document: Mapping[str, object]
 
 
-def make_release(workspace: Workspace, owner: OwnersModel, terminal: Terminal) -> Published:
+def make_release(
+    workspace: Workspace, owner: OwnersModel, inputs: MeasuringInputs, terminal: Terminal
+) -> Published:
     """Builds, measures, judges and publishes; the full model is used up.
 
     A release that is refused is shown here, for what stands in the error is not all of it.
@@ -64,10 +62,8 @@ def make_release(workspace: Workspace, owner: OwnersModel, terminal: Terminal) -
         ConfigError: this model cannot be made into such a release.
     """
     config = workspace.config
-    for section in sections_of(config.emulator).values():
-        check_section_travels(config, section, owner.model)
-    # (1) What everything is measured with, and on.
-    inputs = owner.read_inputs(config)
+    # (1) What can be built, and what everything is measured with.
+    check_feasible(config, sections_of(config.emulator), owner.model)
     yardstick = Yardstick.of(config, inputs, owner.model, terminal.progress)
     # (2) The emulators.
     made = _make_all(config, owner, inputs, yardstick, terminal)
@@ -112,22 +108,6 @@ def next_version(workspace: Workspace) -> int:
     return 1 if stated is None else stated.facts.release_version + 1
 
 
-def sections_of(section: EmulatorSection) -> dict[str, EmulatorSection]:
-    """The main emulator and its variants by name, each as a section of its own."""
-    variants = {variant.name: _variant(section, variant) for variant in section.variants}
-    return {MAIN: section, **variants}
-
-
-def _variant(section: EmulatorSection, variant: VariantSection) -> EmulatorSection:
-    return replace(
-        section,
-        method=variant.method,
-        ratio=variant.ratio,
-        packing=variant.packing,
-        variants=(),
-    )
-
-
 def _make_all(
     config: CoordinatorConfig,
     owner: OwnersModel,
@@ -144,12 +124,17 @@ def _make_all(
             terminal.note(f"emulator {name}")
         is_done_with_model = name == last and not has_plug_in and not section.distil_steps
         keep = Keep.NOTHING if is_done_with_model else Keep.EVERYTHING
-        emulator = build(
-            section, owner.model, inputs, config.campaign.seed, terminal.progress, keep
-        )
-        base_model = owner.model if has_plug_in else None
-        measured = yardstick.whole(emulator, section.packing, base_model)
+        seed = config.campaign.seed
+        with naming(name):
+            emulator = build(section, owner.model, inputs, seed, terminal.progress, keep)
+            packed = yardstick.pack(emulator, section.packing)
+            measured = yardstick.whole(packed, owner.model if has_plug_in else None)
         made[name] = Made(section, emulator, measured)
+        if made[name].middle_share >= 1:
+            terminal.note(
+                f"warning: emulator {name}: nothing of the middle was removed, only packed if at "
+                "all; whoever has it has the full model"
+            )
     return made
 
 

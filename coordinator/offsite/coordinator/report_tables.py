@@ -19,7 +19,7 @@ LEAK_ROWS = {
     "tuned": "tuned on the stand-in for the task: the same",
     "healed": "healed on public text: the same",
     "kept": "adapter never returned: share of the plug-in's skill",
-    "verbatim": "weights shipped as they are: share of the full model's",
+    "verbatim": "weights shipped as they are, packed or not: share of the full model's",
 }
 
 

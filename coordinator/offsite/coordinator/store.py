@@ -19,6 +19,7 @@ from offsite.coordinator.tables.directories import DirectoryTable
 from offsite.coordinator.tables.invites import InviteTable
 from offsite.coordinator.tables.messages import MessageTable
 from offsite.coordinator.tables.points import PointTable
+from offsite.coordinator.tables.receipts import ReceiptTable
 from offsite.coordinator.tables.results import ResultTable
 
 
@@ -34,6 +35,7 @@ class Store:
         self.campaigns = CampaignTable(self._database)
         self.decisions = DecisionTable(self._database)
         self.results = ResultTable(self._database)
+        self.receipts = ReceiptTable(self._database)
         self.points = PointTable(self._database)
 
     @contextmanager

@@ -67,6 +67,57 @@ def join(
             help="Largest change of one value to which a round may clip; kept (at first: 16)."
         ),
     ] = None,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(
+            help="Tune with differential privacy, and spend at most this, ever, on any row of your "
+            "data; kept. Read docs/sharp-edges.md for what it means (at first: no such privacy)."
+        ),
+    ] = None,
+    delta: Annotated[
+        float | None,
+        typer.Option(help="The chance that epsilon fails; below 1/rows; kept (at first: 1e-5)."),
+    ] = None,
+    campaign_epsilon: Annotated[
+        float | None,
+        typer.Option(help="The most that one campaign may spend; kept (at first: what is left)."),
+    ] = None,
+    person_column: Annotated[
+        str | None,
+        typer.Option(
+            help="The column that names whom a row is about: privacy is then by person and not by "
+            "row; kept."
+        ),
+    ] = None,
+    attack: Annotated[
+        bool,
+        typer.Option(
+            "--attack",
+            help="Attack every update before it leaves, as the model's owner could, and hold back "
+            "one that tells which rows were used; kept (at first: no attack).",
+        ),
+    ] = False,
+    no_attack: Annotated[bool, typer.Option("--no-attack", help="Attack no longer; kept.")] = False,
+    attack_held_out: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the rows that stay out of tuning, to compare with; kept (at first: 0.1)."
+        ),
+    ] = None,
+    allowed_advantage: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest advantage of the attack over guessing, 0 to 1, with which an update "
+            "leaves; kept (at first: 0.1)."
+        ),
+    ] = None,
+    planted_secrets: Annotated[
+        int | None,
+        typer.Option(
+            help="Invented secrets to put among the rows, to see whether they come out; kept (at "
+            "first: 0)."
+        ),
+    ] = None,
     inspect_only: Annotated[
         bool, typer.Option("--inspect-only", help="Enrol, fetch and verify, then stop.")
     ] = False,
@@ -77,7 +128,8 @@ def join(
 
     Started again with the same token and state folder it continues where it stopped.
     """
-    from offsite.edge_client.commands.join import JoinRequest, join_campaign
+    from offsite.edge_client.attack.choice import AttackWish
+    from offsite.edge_client.commands.join import JoinRequest, PrivacyWish, join_campaign
 
     request = JoinRequest(
         token,
@@ -89,6 +141,8 @@ def join(
         least_cohort,
         most_norm,
         most_coordinate,
+        PrivacyWish(epsilon, delta, campaign_epsilon, person_column),
+        AttackWish.of(attack, no_attack, attack_held_out, allowed_advantage, planted_secrets),
     )
     join_campaign(request, Terminal(json))
 
@@ -114,6 +168,48 @@ def inspect(
     from offsite.edge_client.commands.inspect import inspect_bundle
 
     inspect_bundle(bundle, state, Terminal(json), every_row=every_row, seed=seed)
+
+
+@app.command(epilog=EXIT_CODES)
+def plan(
+    data: Annotated[Path, typer.Option(help="Your data: JSONL, CSV or Parquet.")],
+    epsilon: Annotated[float, typer.Option(help="The most that may be spent, ever.")] = 8.0,
+    delta: Annotated[float, typer.Option(help="The chance that epsilon fails.")] = 1e-5,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of the campaign.")] = 3,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of a round.")] = 30,
+    batch: Annotated[int, typer.Option(min=1, help="Rows of a step, on average.")] = 16,
+    person_column: Annotated[
+        str | None, typer.Option(help="The column that names whom a row is about.")
+    ] = None,
+    state: State = DEFAULT_STATE,
+    json: Json = False,
+) -> None:
+    """Show what an epsilon would mean for your data: noise, signal, time. Nothing is spent or sent."""
+    from offsite.edge_client.commands.plan import PlanRequest, show_plan
+    from offsite.edge_client.privacy.limit import PrivacyLimit
+
+    limit = PrivacyLimit(epsilon, delta, None, person_column)
+    show_plan(PlanRequest(data, state, limit, rounds, steps, batch), Terminal(json))
+
+
+@app.command(epilog=EXIT_CODES)
+def audit(
+    campaign: Annotated[
+        str | None,
+        typer.Option(help="Which campaign of the ledger, by its beginning (default: the last)."),
+    ] = None,
+    canaries: Annotated[int, typer.Option(help="Canaries of the one run.")] = 2000,
+    duels: Annotated[int, typer.Option(help="Short runs with one canary in or out.")] = 2000,
+    state: State = DEFAULT_STATE,
+    json: Json = False,
+) -> None:
+    """Attack this edge's own private mechanism with canaries; guesses are committed to in its ledger.
+
+    Made-up data are used, nothing is spent. A small bound does not mean private.
+    """
+    from offsite.edge_client.commands.audit import audit_own_mechanism
+
+    audit_own_mechanism(state, campaign, canaries, duels, Terminal(json))
 
 
 @app.command(epilog=EXIT_CODES)

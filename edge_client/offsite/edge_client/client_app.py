@@ -18,7 +18,8 @@ to its campaign, round and attempt (`tests/edge_client/tuning/test_client_app.py
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,12 +27,18 @@ import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from offsite.edge_client.attack.attack_rounds import AttackRounds, Keep
+from offsite.edge_client.attack.learnt import learnt_examples
+from offsite.edge_client.attack.ledger_entry import into_ledger
+from offsite.edge_client.attack.parting import Parted
 from offsite.edge_client.checkpoint import Binding, Checkpoint
 from offsite.edge_client.data import Data, DataReport
 from offsite.edge_client.edge_limits import EdgeLimits
 from offsite.edge_client.inbox import ROUND_FOLDER
 from offsite.edge_client.machine_memory import free_bytes
 from offsite.edge_client.outcome import TuningMetrics, TuningOutcome
+from offsite.edge_client.privacy.private_rounds import UNIFORM, PrivateRounds
+from offsite.edge_client.privacy.unit_examples import UnitExamples
 from offsite.edge_client.secure_rounds import SecureRounds
 from offsite.edge_client.task import Task
 from offsite.edge_client.tuning import Callbacks, tune
@@ -45,7 +52,13 @@ from offsite.emulator.rounds.instruction import read_adapter, read_plan, read_te
 from offsite.emulator.rounds.plan import RoundPlan, SignedPlan
 from offsite.emulator.rounds.vector import to_vector
 from offsite.secure import limits
-from offsite.secure.errors import ExpiredError, StaleReleaseError
+from offsite.secure.errors import (
+    ConfigError,
+    ExpiredError,
+    PolicyError,
+    SitsOutError,
+    StaleReleaseError,
+)
 
 CHECKPOINT_NAME = "tuning.safetensors"
 
@@ -82,12 +95,16 @@ def build_client_app(
     secure: SecureRounds,
     work_folder: Path,
     *,
+    privacy: PrivateRounds | None = None,
+    attack: AttackRounds | None = None,
     listener: Listener | None = None,
     machine: Machine | None = None,
 ) -> ClientApp:
     """Return the app that tunes on ``data`` with the emulator of a verified ``bundle``.
 
-    ``secure`` says who answers, whose plans are obeyed and what time it is.
+    ``secure`` says who answers, whose plans are obeyed and what time it is; ``privacy`` what may be
+    spent of the data, where its owner set a limit; ``attack`` what every update has to stand before it
+    leaves, where its owner asked for that.
     ``work_folder`` takes the checkpoint where the engine names no folder for the message.
     """
     listener, machine = listener or Listener(), machine or Machine()
@@ -95,7 +112,7 @@ def build_client_app(
         torch.set_num_threads(machine.threads)
     device = machine.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     workbench = Workbench(bundle, data, device, listener.status, listener.progress)
-    rounds = _Rounds(workbench, secure, work_folder, listener, machine.limits)
+    rounds = _Rounds(workbench, secure, privacy, attack, work_folder, listener, machine.limits)
     app = ClientApp()
     app.train()(rounds.answer)
     for action in Action:
@@ -109,6 +126,8 @@ class _Rounds:
 
     workbench: Workbench
     secure: SecureRounds
+    privacy: PrivateRounds | None
+    attack: AttackRounds | None
     work_folder: Path
     listener: Listener
     edge_limits: EdgeLimits
@@ -128,11 +147,11 @@ class _Rounds:
         terms, schema = read_terms(message), self.workbench.bundle.adapter_schema
         if self.secure.check_terms(terms, signed, schema):
             return Message(self.secure.resume(terms), reply_to=message)  # killed after (4)
-        # (3) The data and the emulator, warm; tuned, from a checkpoint if there is one.
+        # (3) The data and the emulator, warm; tuned, from a checkpoint if there is one; attacked.
         folder = Path(str(context.node_config.get(ROUND_FOLDER, self.work_folder)))
-        tuned = self._tune(signed, base, folder)
+        delta, examples = self._tune(signed, base, folder)
         # (4) The update stays here, encoded; keys for the sum leave.
-        update, examples = to_vector(tuned.delta, schema), tuned.metrics.examples
+        update = to_vector(delta, schema)
         return Message(self.secure.begin(terms, signed, update, examples), reply_to=message)
 
     def step(self, action: Action) -> Callable[[Message, Context], Message]:
@@ -166,33 +185,109 @@ class _Rounds:
 
     def _tune(
         self, signed: SignedPlan, base: dict[str, torch.Tensor], folder: Path
-    ) -> TuningOutcome:
-        plan, settings = signed.plan, signed.plan.settings
-        ready = self.workbench.examples(settings.max_tokens)
+    ) -> tuple[dict[str, torch.Tensor], float]:
+        """The update, and by how many examples it is weighed."""
+        plan = signed.plan
+        ready = self.workbench.examples(plan.settings.max_tokens)
         self.listener.data(ready.report)
         if not self.workbench.is_warm:
-            for line in room_warnings(self.workbench.bundle, settings, free_bytes()):
+            for line in room_warnings(self.workbench.bundle, plan.settings, free_bytes()):
                 self.listener.alone(line)
-        model, parameters = self.workbench.model(settings.dtype, base)
         with machine_errors(folder):
             folder.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
-        checkpoint = Checkpoint(
-            folder / CHECKPOINT_NAME, _binding(signed, self.workbench.bundle, ready)
+        callbacks = Callbacks(
+            self.listener.progress, self.listener.status, lambda: self._go_on(plan)
         )
-        self.listener.status(f"tuning, round {plan.round} of {plan.total_rounds}")
-        tuned = tune(
+
+        parted = self._part(plan)
+        used = ready if parted is None else parted.used(ready)
+
+        def checkpoint(more: bytes = b"") -> Checkpoint:
+            binding = _binding(signed, self.workbench.bundle, used, more)
+            return Checkpoint(folder / CHECKPOINT_NAME, binding)
+
+        if self.privacy is not None:
+            units = None if parted is None else parted.tuned
+            delta = self._tune_privately(self.privacy, plan, base, checkpoint, callbacks, units)
+            self._judge(plan, parted, None, base, delta)
+            return delta, UNIFORM
+        tuned = self._tune_plainly(plan, base, used, checkpoint(), callbacks)
+        self.listener.tuned(plan, tuned.metrics)
+        seen = learnt_examples(used.examples, _task(plan), tuned.metrics.steps)
+        self._judge(plan, parted, seen, base, tuned.delta)
+        return tuned.delta, tuned.metrics.examples
+
+    def _tune_privately(
+        self,
+        privacy: PrivateRounds,
+        plan: RoundPlan,
+        base: dict[str, torch.Tensor],
+        checkpoint: Callable[[bytes], Checkpoint],
+        callbacks: Callbacks,
+        units: UnitExamples | None,
+    ) -> dict[str, torch.Tensor]:
+        with self._abort_noted(plan):
+            return privacy.tune(plan, self.workbench, base, checkpoint, callbacks, units).delta
+
+    @contextmanager
+    def _abort_noted(self, plan: RoundPlan) -> Iterator[None]:
+        """Of a private edge, an attempt that fails is an entry, and why it failed stays here."""
+        try:
+            yield
+        except (ConfigError, ExpiredError, PolicyError) as error:
+            if self.privacy is None:
+                raise
+            self.privacy.abort(plan, error)
+            if isinstance(error, ExpiredError):  # of the plan; it tells of nothing else
+                raise
+            raise SitsOutError(str(error)) from error
+
+    def _part(self, plan: RoundPlan) -> Parted | None:
+        """What the attack holds out; None where there is none."""
+        if self.attack is None:
+            return None
+        took_part = self.secure.took_part(plan) or (
+            self.privacy is not None and self.privacy.took_part(plan)
+        )
+        with self._abort_noted(plan):
+            return self.attack.part(plan, self.workbench, took_part)
+
+    def _judge(
+        self,
+        plan: RoundPlan,
+        parted: Parted | None,
+        seen: frozenset[int] | None,
+        base: dict[str, torch.Tensor],
+        delta: dict[str, torch.Tensor],
+    ) -> None:
+        """Lets an update pass, or raises PolicyError."""
+        if self.attack is None or parted is None:
+            return
+        keep: Keep | None = None
+        if self.privacy is not None:
+            keep = into_ledger(self.privacy, plan, self.workbench.data)
+        with self._abort_noted(plan):
+            self.attack.judge(plan, self.workbench, parted, parted.rows(seen), base, delta, keep)
+
+    def _tune_plainly(
+        self,
+        plan: RoundPlan,
+        base: dict[str, torch.Tensor],
+        ready: Examples,
+        checkpoint: Checkpoint,
+        callbacks: Callbacks,
+    ) -> TuningOutcome:
+        model, parameters = self.workbench.model(plan.settings.dtype, base)
+        callbacks.status(f"tuning, round {plan.round} of {plan.total_rounds}")
+        return tune(
             model,
             parameters,
             base,
             ready.examples,
-            Task(settings, plan.round, plan.total_rounds, plan.seed),
+            _task(plan),
             checkpoint=checkpoint,
-            callbacks=Callbacks(
-                self.listener.progress, self.listener.status, lambda: self._go_on(plan)
-            ),
+            callbacks=callbacks,
         )
-        self.listener.tuned(plan, tuned.metrics)
-        return tuned
 
     def _go_on(self, plan: RoundPlan) -> None:
         """Stop where the listener wants it, and where nobody waits for the update any more."""
@@ -204,6 +299,11 @@ class _Rounds:
             )
 
 
-def _binding(signed: SignedPlan, bundle: Bundle, ready: Examples) -> Binding:
+def _task(plan: RoundPlan) -> Task:
+    return Task(plan.settings, plan.round, plan.total_rounds, plan.seed)
+
+
+def _binding(signed: SignedPlan, bundle: Bundle, ready: Examples, more: bytes) -> Binding:
     """A run of another emulator of the release is not gone on with: it would be neither's."""
-    return Binding(hashlib.sha256(signed.digest + bundle.digest).hexdigest(), ready.sha256)
+    run = hashlib.sha256(signed.digest + bundle.digest + more).hexdigest()
+    return Binding(run, ready.sha256)

@@ -52,17 +52,10 @@ def erase_sums(root: Path) -> None:
 
 def check_turn(root: Path, turn: Turn, terms_digest: bytes) -> None:
     """Raises PolicyError unless an update may be tuned for this attempt under these terms."""
-    path = root / _TAKEN
-    if not path.is_file():
+    taken = _taken(root)
+    if taken is None:
         return
-    try:
-        taken = json.loads(path.read_bytes())
-        last, digest = tuple(map(int, taken["turn"])), bytes.fromhex(taken["terms"])
-    except (ValueError, KeyError, TypeError):
-        raise PolicyError(
-            f"{path} is damaged, and says which sums this edge took part in: restore it from a "
-            "backup, or join again under a new name"
-        ) from None
+    last, digest = taken
     if (turn == last and terms_digest == digest) or turn > last:
         return
     raise PolicyError(
@@ -70,6 +63,27 @@ def check_turn(root: Path, turn: Turn, terms_digest: bytes) -> None:
         f"very terms, found campaign {turn[0]}, round {turn[1]}, attempt {turn[2]}: this edge gives "
         "one update to one sum"
     )
+
+
+def last_turn(root: Path) -> Turn | None:
+    """The newest attempt that an update was given to. Raises PolicyError where it is not known."""
+    taken = _taken(root)
+    return None if taken is None else taken[0]
+
+
+def _taken(root: Path) -> tuple[Turn, bytes] | None:
+    path = root / _TAKEN
+    if not path.is_file():
+        return None
+    try:
+        taken = json.loads(path.read_bytes())
+        campaign, round_, attempt = map(int, taken["turn"])
+        return (campaign, round_, attempt), bytes.fromhex(taken["terms"])
+    except (ValueError, KeyError, TypeError):
+        raise PolicyError(
+            f"{path} is damaged, and says which sums this edge took part in: restore it from a "
+            "backup, or join again under a new name"
+        ) from None
 
 
 def take_turn(root: Path, turn: Turn, terms_digest: bytes) -> None:

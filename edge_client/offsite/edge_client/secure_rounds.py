@@ -18,7 +18,13 @@ from pathlib import Path
 
 from flwr.app import Message, RecordDict
 
-from offsite.edge_client.secure_folder import SecureFolder, Turn, check_turn, take_turn
+from offsite.edge_client.secure_folder import (
+    SecureFolder,
+    Turn,
+    check_turn,
+    last_turn,
+    take_turn,
+)
 from offsite.emulator.rounds.exchange import (
     Action,
     exchange_content,
@@ -87,14 +93,20 @@ class SecureRounds:
         check_turn(self.root, _turn(plan), config.digest)
         return SecureFolder.of(self.root, config.digest).is_there
 
+    def took_part(self, plan: RoundPlan) -> bool:
+        """Whether an update was given to an earlier attempt or round of this plan's campaign."""
+        last = last_turn(self.root)
+        return last is not None and last[0] == plan.campaign_id and last < _turn(plan)
+
     def begin(
-        self, terms: bytes, signed: SignedPlan, update: Values, num_examples: int
+        self, terms: bytes, signed: SignedPlan, update: Values, num_examples: float
     ) -> RecordDict:
         """Encodes the update and stores it; returns what the reply to the instruction holds.
 
         Args:
             terms: those that `check_terms` has accepted.
             update: the change of the adapter, fp32 (d,) (`emulator.rounds.vector`).
+            num_examples: by which it is weighed; infinity weighs as much as the terms admit.
         """
         config = open_config(terms, self.trust.coordinator_key)
         weight = min(max(num_examples / config.full_weight, LEAST_WEIGHT), 1.0)

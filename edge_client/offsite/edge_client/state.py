@@ -117,6 +117,16 @@ class EdgeState:
         return self.root / "secure"
 
     @property
+    def ledger(self) -> Path:
+        """What was spent of the privacy of the owner's data (`privacy.ledger_folder`)."""
+        return self.root / "ledger"
+
+    @property
+    def attack(self) -> Path:
+        """What is kept for the attack on updates, and its evidence (`attack.attack_rounds`)."""
+        return self.root / "attack"
+
+    @property
     def log(self) -> Path:
         return self.root / "edge.log"
 

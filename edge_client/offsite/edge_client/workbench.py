@@ -30,6 +30,8 @@ class Examples:
     examples: tuple[Example, ...]
     sha256: str
     report: DataReport
+    rows: tuple[int, ...]
+    """For each example, the place of its row in the data."""
 
 
 class Workbench:
@@ -66,6 +68,7 @@ class Workbench:
             self._model = None  # free the other one first
             self._model = dtype, self._load(dtype)
         model = self._model[1]
+        self.adapter.attach(model)  # whoever looked at other values in it took the adapter off
         self.adapter.load(model, tensors)
         return model, self.adapter.trainable(model)
 
@@ -78,6 +81,11 @@ class Workbench:
         if self._examples is None or self._examples[0] != max_tokens:
             self._examples = max_tokens, self._encode(max_tokens)
         return self._examples[1]
+
+    def encoding(self, max_tokens: int) -> Encoding:
+        """How rows become examples of at most ``max_tokens``, or as many as the model takes."""
+        model_type = str(self.bundle.config.get("model_type", ""))
+        return Encoding.for_model(model_type, min(max_tokens, self._positions()))
 
     def _load(self, dtype: ComputeDtype) -> PreTrainedModel:
         self.status("loading the emulator")
@@ -93,7 +101,6 @@ class Workbench:
 
     def _encode(self, max_tokens: int) -> Examples:
         self.status("encoding the data")
-        model_type = str(self.bundle.config.get("model_type", ""))
-        encoding = Encoding.for_model(model_type, min(max_tokens, self._positions()))
+        encoding = self.encoding(max_tokens)
         encoded = encode(self.data, self.bundle.tokenizer(), encoding, self.progress)
-        return Examples(encoded.examples, digest(encoded.examples), encoded.report)
+        return Examples(encoded.examples, digest(encoded.examples), encoded.report, encoded.rows)

@@ -45,6 +45,7 @@ from offsite.secure.errors import (
     IdentityError,
     PeerError,
     PolicyError,
+    SitsOutError,
     StaleReleaseError,
     TermsRefusedError,
 )
@@ -227,10 +228,13 @@ def public_text(error: Exception) -> str:
 
     What came from the coordinator may be named, and of the terms of a sum which ones were refused,
     but not what is demanded here. Any other message may quote the owner's data, paths or settings,
-    and so does its class where a template of the coordinator can choose it: both stay here.
+    and so does its class where a template of the coordinator can choose it: both stay here. So does
+    everything about a limit of privacy: how many steps would fit tells how many rows there are.
     """
     if isinstance(error, TermsRefusedError):
         return f"{type(error).__name__}: {error.public}"[:500]
+    if isinstance(error, SitsOutError):
+        return f"{type(error).__name__}: {error.PUBLIC}"
     if isinstance(error, PeerError | PolicyError):
         return f"{type(error).__name__}: {error}"[:500]
     return FAILED_TEXT

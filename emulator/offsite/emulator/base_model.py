@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -37,7 +38,8 @@ def load_base_model(folder: Path, dtype: torch.dtype | None = None) -> PreTraine
         ConfigError: the folder holds no such model, or one that needs remote code or pickle.
     """
     folder = Path(folder)
-    attention = _attention_of(folder)
+    # Before the library sees the folder.
+    attention = attention_implementation(read_base_config(folder))
     if not any(folder.glob("*.safetensors")):
         raise ConfigError(f"{folder}: no *.safetensors; convert the model's weights to safetensors")
     try:
@@ -54,6 +56,25 @@ def load_base_model(folder: Path, dtype: torch.dtype | None = None) -> PreTraine
     model.train(False)
     model.requires_grad_(False)
     return model
+
+
+def read_base_config(folder: Path) -> PreTrainedConfig:
+    """The config of the model in a folder, checked; reads no weights.
+
+    Raises:
+        ConfigError: it has none, or one of a model that is not supported.
+    """
+    path = Path(folder) / CONFIG_FILE
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: expected the config of a transformers model: {error}") from None
+    if not isinstance(fields, dict):
+        raise ConfigError(f"{path}: expected a JSON object")
+    try:
+        return config_from_json(fields)
+    except PeerError as error:
+        raise ConfigError(f"{folder}: {error}") from error
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -84,18 +105,3 @@ def fingerprint(model: PreTrainedModel | Path) -> str:
         digest.update(len(line).to_bytes(8, "big") + line)
         digest.update(tensor_bytes(tensor))
     return digest.hexdigest()
-
-
-def _attention_of(folder: Path) -> str:
-    """Read and check the config before the library sees the folder."""
-    path = folder / CONFIG_FILE
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: expected the config of a transformers model: {error}") from None
-    if not isinstance(fields, dict):
-        raise ConfigError(f"{path}: expected a JSON object")
-    try:
-        return attention_implementation(config_from_json(fields))
-    except PeerError as error:
-        raise ConfigError(f"{folder}: {error}") from error

@@ -64,7 +64,8 @@ def calibration_batches(
     rows = min(len(stream), wanted) // text_tokens
     if not rows:
         raise ConfigError(
-            f"calibration text has {len(stream)} tokens; expected at least {text_tokens}"
+            f"{', '.join(map(str, paths))}: expected at least {text_tokens} tokens of text, found "
+            f"{len(stream)}; name a longer file"
         )
     packed = torch.tensor(stream[: rows * text_tokens], dtype=torch.int64).view(rows, text_tokens)
     packed = torch.cat([torch.tensor(first, dtype=torch.int64).expand(rows, -1), packed], dim=1)

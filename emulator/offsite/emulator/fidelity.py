@@ -1,7 +1,7 @@
 """How near an emulator is to its full model, and how much of it is shipped: the fidelity report.
 
     sizes        parameters and bytes, tied and shared ones once
-    verbatim     parameters shipped bit for bit (`verbatim`)
+    verbatim     parameters shipped as they are, but for packing (`verbatim`)
     hidden       distance of the hidden states by depth, on a few rows of public text
     perplexity   on public text
     accuracy     zero-shot, on the owner's questions
@@ -150,12 +150,14 @@ def measure_fidelity(
     batch_tokens: int,
     *,
     shipped_bytes: int | None = None,
+    verbatim: Verbatim | None = None,
     progress: Progress = unseen,
 ) -> Fidelity:
     """Measure an emulator, without anything attached, on what the full model was measured on.
 
     Args:
         shipped_bytes: what the weights take once packed; as they are in memory if not given.
+        verbatim: of the emulator before it was packed (`verbatim_of`); as it is if not given.
 
     Raises:
         ConfigError: text or questions are not those of the base facts.
@@ -170,7 +172,7 @@ def measure_fidelity(
         base=base.sizes,
         emulator=sizes,
         shipped_bytes=sizes.bytes if shipped_bytes is None else shipped_bytes,
-        verbatim=_verbatim(base, emulator),
+        verbatim=verbatim_of(base, emulator) if verbatim is None else verbatim,
         hidden_error=_hidden_errors(base, emulator, text),
         base_perplexity=base.perplexity,
         perplexity=exam.perplexity(model, "the emulator"),
@@ -202,7 +204,8 @@ def _hidden_rows(text: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.cat([*equal])[: max(1, HIDDEN_TOKENS // width)]
 
 
-def _verbatim(base: BaseFacts, emulator: Emulator) -> Verbatim:
+def verbatim_of(base: BaseFacts, emulator: Emulator) -> Verbatim:
+    """What of the emulator is the full model's; to be asked before it is packed."""
     return measure_verbatim(
         emulator.model,
         emulator.layer_map,

@@ -10,6 +10,7 @@ from offsite.emulator.scoring import Accuracy
 from offsite.emulator.strict_json import JsonObject
 
 DIGITS = 4
+NOT_MEASURED = "not measured"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,11 @@ class Figure:
     value: float | None
     stderr: float | None = None
     reason: str = ""
+
+    @property
+    def why(self) -> str:
+        """The reason for a sentence that says already that there is no figure."""
+        return self.reason.removeprefix(f"{NOT_MEASURED}: ")
 
     def to_json(self) -> JsonObject:
         """A dict of plain JSON values."""

@@ -7,9 +7,10 @@ Notable decisions:
   config itself, and the modules, does take memory (lists of layers, labels, heads), in proportion
   to numbers in it: those are bounded before, in `bundle.config_rules` and `construction`.
 * The linear layers of MLPs take the shapes of the schema, since width pruning makes them narrower
-  than any config can say. A linear layer in a block is factored where the schema has its two
-  matrices; blocks that the layer map repeats share the parameters of the first; harmonisers stand
-  where the schema has theirs. Nothing else may differ from what the config describes.
+  than any config can say; wider ones are refused. A linear layer in a block is factored where the
+  schema has its two matrices; blocks that the layer map repeats share the parameters of the first;
+  harmonisers stand where the schema has theirs. Nothing else may differ from what the config
+  describes.
 * Tied weights stand once in a schema, under the name the model lists first (the embedding); the
   head is tied again when weights are loaded.
 * Attention is forced to `sdpa`, or `eager` where a model cannot do that or caps its scores, which
@@ -235,9 +236,12 @@ def _shape_block(path: str, block: nn.Module, schema: Mapping[str, TensorSpec]) 
             factored = factor(f"{path}.{name}", layer, inputs, outputs, down.shape[0])
             setattr(block.get_submodule(parent), attribute, factored)
     after = [features(layer) for layer in mlp_layers(block).values()]
-    if after != before and (after[-1][1] != before[-1][1] or odd_input(after)):
+    sizes = zip(after, before, strict=True)
+    is_wider = any(new[i] > old[i] for new, old in sizes for i in (0, 1))
+    if after != before and (after[-1][1] != before[-1][1] or odd_input(after) or is_wider):
         raise PeerError(
-            f"{path}: its MLP has (in, out) {after} in the schema, {before} by the config"
+            f"{path}: its MLP has (in, out) {after} in the schema, {before} by the config; expected "
+            "the same, or fewer channels"
         )
 
 

@@ -14,6 +14,7 @@ Sections are dataclasses, their fields scalars (`int`, `float`, `bool`, `str`, `
 import contextlib
 import dataclasses
 import enum
+import json
 import tomllib
 import types
 import typing
@@ -29,6 +30,15 @@ Scalar = bool | int | float | str
 Plain = Scalar | list["Plain"] | dict[str, "Plain"]
 Tables = dict[str, dict[str, Plain]]
 T = typing.TypeVar("T")
+WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    Path: "a path",
+}
+"""What a value of a type is called in a message."""
+SHOWN_CHARS = 80
 
 
 def load_settings(cls: type[T], path: Path | None, overrides: Sequence[str] = ()) -> T:
@@ -185,12 +195,17 @@ def _parse(raw: Plain, wanted: object, base: Path, text_form: bool) -> object:
     if isinstance(wanted, type) and issubclass(wanted, enum.Enum):
         names = [member.value for member in wanted]
         if raw not in names:
-            raise ValueError(f"expected one of {', '.join(map(str, names))}, found {raw!r}")
+            raise ValueError(f"expected one of {', '.join(map(str, names))}, found {_shown(raw)}")
         return wanted(raw)
     if isinstance(wanted, type) and type(raw) is wanted:
         return raw
-    expected = getattr(wanted, "__name__", str(wanted))
-    raise ValueError(f"expected {expected}, found {raw!r}")
+    expected = WORDS[wanted] if isinstance(wanted, type) and wanted in WORDS else "another value"
+    raise ValueError(f"expected {expected}, found {_shown(raw)}")
+
+
+def _shown(raw: Plain) -> str:
+    """A value as whoever wrote it knows it, cut to a line."""
+    return json.dumps(raw, default=str, ensure_ascii=False)[:SHOWN_CHARS]
 
 
 def _item_of(wanted: object) -> type | None:
@@ -210,7 +225,7 @@ def _parse_array(raw: Plain, item: type, base: Path, text_form: bool) -> tuple[o
         except tomllib.TOMLDecodeError as error:
             raise ValueError(f"expected a TOML array: {error}") from None
     if not isinstance(raw, list):
-        raise TypeError(f"expected an array, found {raw!r}")
+        raise TypeError(f"expected an array, found {_shown(raw)}")
     if dataclasses.is_dataclass(item):
         return tuple(_parse_table(value, number, item, base) for number, value in enumerate(raw, 1))
     return tuple(_parse(value, item, base, False) for value in raw)
@@ -219,21 +234,31 @@ def _parse_array(raw: Plain, item: type, base: Path, text_form: bool) -> tuple[o
 def _parse_table(raw: Plain, number: int, item: type, base: Path) -> object:
     """One table of an array of tables, numbered from 1."""
     if not isinstance(raw, dict):
-        raise TypeError(f"expected tables, found {raw!r}")
+        raise TypeError(f"expected tables, found {_shown(raw)}")
     problems: list[str] = []
-    name = f"table {number}"
-    made = _construct(item, _convert(item, raw, name, base, problems), name, problems)
+    name, made = f"table {number}", None
+    values, needed = _convert(item, raw, name, base, problems), _keys_without_default(item)
+    if missing := [key for key in needed if key not in raw]:
+        problems.append(f"{name}: expected {' and '.join(missing)} too, found {', '.join(raw)}")
+    if values.keys() >= set(needed):
+        made = _construct(item, values, name, problems)
     if problems:
         raise ValueError("; ".join(problems))
     return made
+
+
+def _keys_without_default(item: type) -> list[str]:
+    return [
+        field.name
+        for field in dataclasses.fields(item)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
 
 
 def _construct(section: type, values: dict[str, object], name: str, problems: list[str]) -> object:
     try:
         return section(**values)
     except ConfigError as error:
-        problems.append(f"[{name}] {error}")
-    except TypeError as error:
         problems.append(f"[{name}] {error}")
     return None
 

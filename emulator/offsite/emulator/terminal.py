@@ -106,7 +106,7 @@ def run(app: typer.Typer, name: str) -> None:
         _end(f"{name}: {error}", error.exit_code)
     if code == INTERRUPTED:  # what click makes of Ctrl-C where it does not end the process itself
         _end(
-            f"{name}: interrupted; run the same command again, what was finished is kept",
+            f"{name}: interrupted; what was finished is kept, the same command can be run again",
             INTERRUPTED,
         )
     sys.exit(code if isinstance(code, int) else 0)

@@ -20,6 +20,9 @@ block keeps its input alone, and only the largest is there in full. Not counted:
 takes before it loads a model (0.4 GiB), attention that keeps its scores (`eager`), and data with
 few learnt tokens, for which the head takes much less than this says.
 
+Who fetched an emulator does not have to believe the number: `Bundle.check_tuning_bytes` recomputes the
+least that it can be, and an edge recomputes all of it when a plan says how a round is tuned.
+
 Measured once, on SmolLM2-135M with half of its middle, text, bf16, on a CPU: the estimate is 3 to 12 %
 too high (docs/adr/0005-per-edge-emulators.md).
 """
@@ -50,6 +53,10 @@ class TuningLoad:
     micro_batch_tokens: int = 2048
     value_bytes: int = 2  # 2 for bf16, 4 for fp32
     gradient_checkpointing: bool = False
+
+
+LEAST = TuningLoad(micro_batch_tokens=0)
+"""What every plan takes: weights in two bytes a value, the adapter and the constant."""
 
 
 def tuning_bytes(

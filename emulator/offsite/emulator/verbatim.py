@@ -1,10 +1,13 @@
-"""How much of the full model's weights an emulator holds bit for bit.
+"""How much of the full model's weights an emulator ships as they are.
 
 Whatever a method keeps as it is, a thief has. Compression by choice keeps whole rows (a channel's
 weights in up and gate projections) or whole columns (in down projections), so a number counts as
 verbatim if its whole row or its whole column stands in the same tensor of the full model. What is
-rotated, factored, averaged, distilled or rounded does not count, although it may be worth as much:
-the figure is a lower bound of what leaks, never a proof that nothing does.
+rotated, factored, averaged or distilled does not count, although it may be worth as much: the figure
+is a lower bound of what leaks, never a proof that nothing does.
+
+Notable: packing removes nothing, it rounds, and a model in 8 bits is worth what it is worth in 16. So
+whoever packs an emulator counts before that; what was only packed counts as verbatim.
 
 Rows and columns are compared by 64-bit fingerprints of their bytes, so the full model need not be
 in memory when the emulator is looked at. By accident two of n and m differ unseen with a
@@ -39,7 +42,7 @@ class Fingerprints:
 
 @dataclass(frozen=True, slots=True)
 class Verbatim:
-    """Parameters that stand in the emulator bit for bit, by where, and of how many in all."""
+    """Parameters that the emulator has as the full model does, by where, and of how many in all."""
 
     middle: int
     middle_of: int

@@ -66,6 +66,26 @@ class MachineError(OffsiteError):
     exit_code = 7
 
 
+class SitsOutError(PolicyError):
+    """What the owner of this machine allows does not let it take part.
+
+    The message is for the owner and may tell of its data; the peer learns `PUBLIC`.
+    """
+
+    PUBLIC: ClassVar[str] = "this edge sits this round out"
+
+
+class OverBudgetError(PolicyError):
+    """More privacy would be spent than the data's owner allows.
+
+    `steps_that_fit` is how many steps of what was asked would not exceed the limit.
+    """
+
+    def __init__(self, message: str, steps_that_fit: int) -> None:
+        super().__init__(message)
+        self.steps_that_fit = steps_that_fit
+
+
 class SignatureError(PeerError):
     """A signature does not verify, or its key is not the expected one."""
 

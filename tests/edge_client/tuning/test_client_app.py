@@ -233,6 +233,20 @@ def test_an_instruction_is_answered_with_keys_and_nothing_of_the_update(
     assert len(message_to_bytes(reply)) < 8192
 
 
+def test_a_plan_that_takes_more_memory_than_was_stated_is_said_to_this_edge_alone(
+    release: Release, tmp_path: Path
+) -> None:
+    statuses: list[str] = []
+    alone: list[str] = []
+    app = app_for(release, tmp_path, Listener(status=statuses.append, alone=alone.append))
+    large = replace(SETTINGS, micro_batch_tokens=65_536)
+    for attempt in (1, 2):
+        plan = plan_for(release, settings=large, attempt=attempt)
+        call(app, instruction(plan, release.adapter)[0])
+        assert sum("than the" in line and "that the release states" in line for line in alone) == 1
+    assert not any("MiB" in text for text in statuses)
+
+
 def test_only_the_first_terms_of_an_attempt_get_an_update(release: Release, tmp_path: Path) -> None:
     """The same update in two sums, with one member more or less, would be that member's."""
     plan, app = plan_for(release), app_for(release, tmp_path)

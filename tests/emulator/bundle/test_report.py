@@ -3,26 +3,37 @@
 import copy
 import io
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
+from tests.emulator.bundle.conftest import Forge
 from tests.emulator.conftest import MakeModel
 from tests.emulator.forms import FORMS, RANK, planned
 
 from offsite.emulator.adapters.adapter import make_adapter
 from offsite.emulator.build import build_emulator
 from offsite.emulator.bundle.manifest import ReleaseFacts
-from offsite.emulator.bundle.report import Inspection, examine, inspect_bundle, render
+from offsite.emulator.bundle.report import (
+    LEAK_FIGURES,
+    Inspection,
+    examine,
+    inspect_bundle,
+    render,
+)
 from offsite.emulator.bundle.statistics import Sampling
 from offsite.emulator.bundle.writer import Contents, write_bundle
+from offsite.emulator.figures import Figure
 from offsite.emulator.layer_map import Placement
+from offsite.emulator.leak.report import LeakReport
 from offsite.emulator.methods.method import MethodName
 from offsite.emulator.packing.middle import roundtrip
 from offsite.emulator.packing.packing import Packing
 from offsite.emulator.strict_json import JsonObject
+from offsite.emulator.tuning_memory import LEAST, TuningLoad
+from offsite.secure.errors import PeerError
 from offsite.secure.identity import IdentityKey
 
 CREATED_UNIX_S = 1_790_000_000
@@ -106,7 +117,7 @@ def test_the_table_shows_what_the_description_says(pristine: Path, signer: Ident
         "skipped: no release was accepted before",
         "warning: It has a chat template",
         "warning: The owner signed no report on leak.",
-        "stated by the owner: fidelity",
+        "fidelity (claimed by the owner, not checked)",
     ):
         assert part in text
     assert pairs(text)["loss"] == "2.5"
@@ -208,6 +219,69 @@ def test_what_was_not_measured_says_so(
     assert rows["steps"] == "3"
     assert "block 2, error 0.125" in text and "block 3, error 0.5" in text
     assert "signed no report" not in text
+
+
+@pytest.mark.parametrize(
+    ("leak", "missing"),
+    [
+        ({}, "zero_shot, tuned, healed, kept, verbatim"),
+        ("nothing to see", "zero_shot, tuned, healed, kept, verbatim"),
+        ({"healed": {"value": None, "reason": "x"}, "kept": {"value": True}}, "healed, kept"),
+        (None, ""),
+    ],
+)
+def test_a_leak_report_without_figures_is_said(
+    leak: object,
+    missing: str,
+    contents: Contents,
+    facts: ReleaseFacts,
+    signer: IdentityKey,
+    tmp_path: Path,
+) -> None:
+    figures = {name: {"value": 0.1, "stderr": 0.01} for name in LEAK_FIGURES}
+    if not isinstance(leak, dict) and leak is not None:
+        report = leak
+    else:
+        report = {**(figures if leak != {} else {}), **(leak or {})}
+    provenance = {"fidelity": {}, "leak": report}
+    write_bundle(tmp_path / "b", contents, replace(facts, provenance=provenance), signer)
+    found = inspect_bundle(tmp_path / "b", signer.public, CREATED_UNIX_S).description
+    said = [w for w in found["warnings"] if "leak report has no figure" in str(w)]
+    assert len(said) == bool(missing)
+    assert all(f"no figure for {missing}:" in str(warning) for warning in said)
+
+
+def test_the_figures_that_are_asked_for_are_those_of_a_leak_report() -> None:
+    figures = {field.name for field in fields(LeakReport) if field.type in (Figure, "Figure")}
+    assert set(LEAK_FIGURES) == figures
+
+
+def test_what_an_edge_cannot_check_says_so_and_says_nothing_twice(
+    contents: Contents, facts: ReleaseFacts, signer: IdentityKey, tmp_path: Path
+) -> None:
+    reason = "not measured: no healing was asked for"
+    leak = {"zero_shot": {"value": 0.0, "stderr": 0.0}, "healed": {"value": None, "reason": reason}}
+    stated = replace(facts, provenance={"leak": leak, "fidelity": {"loss": 2.5}, "steps": 1})
+    write_bundle(tmp_path / "b", contents, stated, signer)
+    text = shown(inspect_bundle(tmp_path / "b", signer.public, CREATED_UNIX_S))
+    assert pairs(text)["healed"] == reason
+    titles = [line.strip() for line in text.splitlines() if "claimed by the owner" in line]
+    claimed = "claimed by the owner, not checked"
+    assert sorted(titles) == sorted([claimed, f"leak ({claimed})", f"fidelity ({claimed})"])
+
+
+def test_memory_for_tuning_is_recomputed(pristine: Path, forge: Forge, signer: IdentityKey) -> None:
+    bundle = inspect_bundle(pristine, signer.public, CREATED_UNIX_S).bundle
+    assert bundle is not None
+    assert bundle.tuning_bytes(TuningLoad()) == bundle.manifest.tuning_bytes
+    least = bundle.tuning_bytes(LEAST)
+    assert inspect_bundle(forge(tuning_bytes=least), signer.public, CREATED_UNIX_S).refusal is None
+    found = inspect_bundle(forge(tuning_bytes=least - 1), signer.public, CREATED_UNIX_S)
+    assert isinstance(found.refusal, PeerError)
+    assert f"expected at least {least} bytes stated for tuning" in str(found.refusal)
+    checks = found.description["checks"]
+    assert isinstance(checks, list)
+    assert checks[-1]["name"] == "memory for tuning" and checks[-1]["outcome"] == "failed"
 
 
 def test_the_tensors_are_described_and_checked(pristine: Path, signer: IdentityKey) -> None:

@@ -1,20 +1,22 @@
 """`coordinator emulate`: from the full model to a signed release.
 
 (1) check what can be checked at once: settings, inputs, and the campaign of the present release
-(2) load the model and take its fingerprint
+(2) read public text and questions, then load the model and take its fingerprint
 (3) build, measure, judge, sign and publish (`releasing`)
 
 Rule: the earlier release and its campaign stay as they are until the new release is published.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from offsite.coordinator.campaign_record import closed_of, standing_of
+from offsite.coordinator.config_release import sections_of
 from offsite.coordinator.measuring_inputs import check_inputs
-from offsite.coordinator.owners_model import OwnersModel
-from offsite.coordinator.releasing import make_release, sections_of
+from offsite.coordinator.owners_model import OwnersModel, read_owners_inputs
+from offsite.coordinator.releasing import make_release
 from offsite.coordinator.tables.campaigns import CampaignState
 from offsite.coordinator.workspace import Workspace, open_workspace
 from offsite.emulator.bundle.stated import stated_manifest
@@ -32,17 +34,36 @@ def emulate_release(
         ConfigError: a setting is wrong; or, without `replace`, a campaign would be lost.
         PolicyError: the release would leak more than the budget; nothing was signed.
     """
-    with open_workspace(root, overrides, exclusive=True) as workspace:
+    with _says_what_is_lost(terminal), open_workspace(root, overrides, exclusive=True) as workspace:
         # (1) What costs nothing to check.
         config = workspace.config
         check_present(workspace, replace)
         check_inputs(config, list(sections_of(config.emulator).values()))
-        # (2) The model.
+        if config.gate.questions is None:
+            terminal.note(
+                "warning: gate.questions names no file, so no skill is measured: the leak report will "
+                "say nothing but what is verbatim, and no round is judged"
+            )
+        # (2) What it is measured on, and the model.
+        inputs = read_owners_inputs(config)
         terminal.note(f"reading the model in {config.model.path}")
         owner = OwnersModel.load(config.model.path)
         # (3) The release.
-        published = make_release(workspace, owner, terminal)
+        published = make_release(workspace, owner, inputs, terminal)
     terminal.result(published.shown, published.document)
+
+
+@contextmanager
+def _says_what_is_lost(terminal: Terminal) -> Iterator[None]:
+    """Unlike a search, which keeps every measurement."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        terminal.note(
+            "what was built and measured until now is lost, the next run starts anew; the release "
+            "before stays until another one is whole"
+        )
+        raise
 
 
 def check_present(workspace: Workspace, replace: bool) -> None:

@@ -1,7 +1,7 @@
 """`coordinator emulate --auto`: which emulator to release, by measuring many.
 
 (1) check what can be checked at once
-(2) load the model and take its fingerprint
+(2) read public text and questions, then load the model and take its fingerprint
 (3) explore (`search.explore`); what is known from earlier runs is not measured again
 (4) show the table and the settings that were chosen, draw `reports/frontier.svg`
 (5) with `--release-best`, release them
@@ -15,11 +15,12 @@ from rich.console import Group
 
 from offsite.coordinator.commands.emulate import check_present
 from offsite.coordinator.config import CoordinatorConfig
-from offsite.coordinator.config_release import EmulatorSection
+from offsite.coordinator.config_release import EmulatorSection, sections_of
+from offsite.coordinator.feasible import check_variants
 from offsite.coordinator.measuring import limits_of
 from offsite.coordinator.measuring_inputs import check_inputs
-from offsite.coordinator.owners_model import OwnersModel
-from offsite.coordinator.releasing import make_release, sections_of
+from offsite.coordinator.owners_model import OwnersModel, read_owners_inputs
+from offsite.coordinator.releasing import make_release
 from offsite.coordinator.search.candidates import candidates
 from offsite.coordinator.search.explore import Outcome, Search, explore
 from offsite.coordinator.search.measurer import ModelMeasurer, measured_with
@@ -58,9 +59,12 @@ def search_emulator(
         _check(config, tried, variants if flags.release_best else ())
         if flags.release_best:
             check_present(workspace, flags.replace)
-        # (2) The model.
+        # (2) What emulators are measured on, and the model.
+        inputs = read_owners_inputs(config)
         terminal.note(f"reading the model in {config.model.path}")
         owner = OwnersModel.load(config.model.path)
+        if flags.release_best:
+            check_variants(config, tried, owner.model)
         # (3) The search.
         search = Search(
             candidates=tried,
@@ -69,9 +73,7 @@ def search_emulator(
             base_fingerprint=owner.fingerprint,
             measured_with=measured_with(config),
             seed=config.campaign.seed,
-            measurer=ModelMeasurer(
-                config, owner.model, owner.read_inputs(config), terminal.progress
-            ),
+            measurer=ModelMeasurer(config, owner.model, inputs, terminal.progress),
             points=workspace.store.points,
             note=terminal.note,
             tries_again=config.search.try_again,
@@ -89,7 +91,7 @@ def search_emulator(
         # (5) The release.
         terminal.note(f"releasing {outcome.best.label}")
         chosen = _with_emulator(workspace, outcome.best.section)
-        published = make_release(chosen, owner, terminal)
+        published = make_release(chosen, owner, inputs, terminal)
     terminal.result(
         Group(table, published.shown), {"search": document, "release": published.document}
     )

@@ -30,9 +30,11 @@ from offsite.coordinator.grid import GrpcGrid
 from offsite.coordinator.keys import ServerCertificate
 from offsite.coordinator.mailbox import CampaignStatus, Mailbox, Phase
 from offsite.coordinator.owner_inputs import corrector_for, gate_of, load_model
+from offsite.coordinator.receipts import Receipts
 from offsite.coordinator.release import current_release, settings_unlike
 from offsite.coordinator.service.artefacts import ArtefactService
 from offsite.coordinator.service.enrolment import EnrolmentService
+from offsite.coordinator.service.ledgers import LedgerService
 from offsite.coordinator.service.rounds import RoundService
 from offsite.coordinator.service.server import RunningServer, ServerTls, start_server
 from offsite.coordinator.spool import Spool
@@ -51,6 +53,7 @@ from offsite.secure.errors import OffsiteError
 from offsite.secure.names import node_id
 from offsite.v1.artefacts_pb2_grpc import add_ArtefactServiceServicer_to_server
 from offsite.v1.enrolment_pb2_grpc import add_EnrolmentServiceServicer_to_server
+from offsite.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_server
 from offsite.v1.rounds_pb2_grpc import add_RoundServiceServicer_to_server
 
 LOG_BYTES: Final = 16 * limits.MIB
@@ -106,6 +109,7 @@ def serve_campaign(root: Path, overrides: Sequence[str], stay: bool, terminal: T
 def _start(workspace: Workspace, authority: Authority, mailbox: Mailbox) -> RunningServer:
     keys = workspace.keys
     certificate = ServerCertificate(workspace.state, keys)
+    receipts = Receipts(workspace.store, keys.coordinator, time.time)
     return start_server(
         workspace.config.server.listen,
         ServerTls(certificate.current, keys.client_roots_pem),
@@ -118,6 +122,7 @@ def _start(workspace: Workspace, authority: Authority, mailbox: Mailbox) -> Runn
                 ArtefactService(workspace.state.bundle), server
             ),
             lambda server: add_RoundServiceServicer_to_server(RoundService(mailbox), server),
+            lambda server: add_LedgerServiceServicer_to_server(LedgerService(receipts), server),
         ),
     )
 

@@ -28,7 +28,7 @@ from offsite.emulator.settings import Plain, to_tables
 from offsite.emulator.strict_json import canonical_json
 from offsite.secure.errors import ConfigError
 
-RECIPE = 2
+RECIPE = 3
 """Raised when the same settings give other figures than before, within a version of the program."""
 PATHS = ("text", "task")
 """Of `[leak]`: files count by what is in them, wherever they lie."""
@@ -58,13 +58,14 @@ class ModelMeasurer:
         seed = self.config.campaign.seed
         check_section_travels(self.config, section, self.base_model)
         emulator = build(section, self.base_model, self.inputs, seed, self.progress)
+        packed = yardstick.pack(emulator, section.packing)
         match stage:
             case Stage.BOUND:
-                found = yardstick.tuned_only(emulator)
+                found = yardstick.tuned_only(packed)
             case Stage.QUICK:
-                found = yardstick.quick(emulator, section.packing)
+                found = yardstick.quick(packed)
             case Stage.FULL:
-                found = yardstick.whole(emulator, section.packing, self.base_model)
+                found = yardstick.whole(packed, self.base_model)
         return found.figures()
 
     def _measured_base(self) -> Yardstick:

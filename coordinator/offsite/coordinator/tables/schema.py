@@ -135,4 +135,14 @@ CREATE TABLE sum_results (
 ) STRICT
 """
 
-MIGRATIONS: Final = (INITIAL, SEARCH, SEARCH_ATTEMPTS, SECURE_SUMS, RESULT_LOG)
+LEDGER_RECEIPTS: Final = """
+CREATE TABLE ledger_receipts (
+    position INTEGER PRIMARY KEY AUTOINCREMENT,
+    client_id TEXT NOT NULL REFERENCES clients,
+    receipt BLOB NOT NULL,
+    signed_unix_s REAL NOT NULL
+) STRICT;
+CREATE INDEX receipts_of_client ON ledger_receipts (client_id, position)
+"""
+
+MIGRATIONS: Final = (INITIAL, SEARCH, SEARCH_ATTEMPTS, SECURE_SUMS, RESULT_LOG, LEDGER_RECEIPTS)

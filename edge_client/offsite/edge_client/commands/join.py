@@ -12,12 +12,15 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import grpc
 
+from offsite.edge_client.attack.attack_rounds import AttackRounds
+from offsite.edge_client.attack.choice import AttackChoice, AttackWish, read_choice
+from offsite.edge_client.attack.opening import open_attack
 from offsite.edge_client.bars import Bars
 from offsite.edge_client.channel import open_channel
 from offsite.edge_client.client_app import Listener, Machine, build_client_app
@@ -26,6 +29,11 @@ from offsite.edge_client.emulator_choice import AUTO, Chooser, kept_in
 from offsite.edge_client.enrol import enrol, is_renewal_due, refresh_directory, renew_if_due
 from offsite.edge_client.fetch import Source, fetch_release
 from offsite.edge_client.outcome import TuningMetrics
+from offsite.edge_client.privacy.ledger_folder import LedgerFolder
+from offsite.edge_client.privacy.limit import PrivacyLimit, read_limit, settled
+from offsite.edge_client.privacy.opening import open_budget
+from offsite.edge_client.privacy.private_rounds import PrivateRounds
+from offsite.edge_client.privacy.receipts import receipt_renewed
 from offsite.edge_client.pulse import Pulse
 from offsite.edge_client.secure_folder import erase_sums
 from offsite.edge_client.secure_rounds import SecureRounds, Trust
@@ -50,6 +58,20 @@ TOKEN_CHARS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
+class PrivacyWish:
+    """What the command line said about privacy; None: as it was before."""
+
+    epsilon: float | None = None
+    delta: float | None = None
+    campaign_epsilon: float | None = None
+    person_column: str | None = None
+
+    def settled(self, before: PrivacyLimit | None) -> PrivacyLimit | None:
+        """The limit that holds from now on."""
+        return settled(before, self.epsilon, self.delta, self.campaign_epsilon, self.person_column)
+
+
+@dataclass(frozen=True, slots=True)
 class JoinRequest:
     """What the command line said."""
 
@@ -63,6 +85,8 @@ class JoinRequest:
     most_norm: float | None = None
     most_coordinate: float | None = None
     """Of the policy; None: as it was before."""
+    privacy: PrivacyWish = PrivacyWish()
+    attack: AttackWish = field(default_factory=AttackWish)
 
 
 def join_campaign(request: JoinRequest, terminal: Terminal) -> None:
@@ -72,8 +96,9 @@ def join_campaign(request: JoinRequest, terminal: Terminal) -> None:
         TransportError: the coordinator stayed away, or the campaign failed.
     """
     token = JoinToken.parse(_token_text(request.token))
-    # (1) The data.
-    data = read_data(request.data)
+    # (1) The data, and what may be spent on them.
+    limit = request.privacy.settled(read_limit(request.state))
+    data = read_data(request.data, None if limit is None else limit.person_column)
     rows = _RowNotes(terminal)
     rows.note(data.report)
     with EdgeState.open(request.state) as state:
@@ -82,6 +107,9 @@ def join_campaign(request: JoinRequest, terminal: Terminal) -> None:
         # (2) The membership.
         membership = enrol(token, state)
         terminal.note(f"joined as {membership.client_id}, coordinator at {membership.address}")
+        ledger = open_budget(state, limit, data, membership.client_id, terminal.note)
+        attack = request.attack.settled(read_choice(state.attack))
+        open_attack(state.attack, attack, data, terminal.note)
         # (3) and (4), on a new channel whenever the certificate was renewed.
         session = _Session(
             state,
@@ -96,6 +124,9 @@ def join_campaign(request: JoinRequest, terminal: Terminal) -> None:
             terminal,
             rows,
             _Renewals(state),
+            limit,
+            ledger,
+            attack,
         )
         if request.inspect_only:
             session.inspect()
@@ -124,6 +155,9 @@ class _Session:
     terminal: Terminal
     rows: "_RowNotes"
     renewals: "_Renewals"
+    limit: PrivacyLimit | None
+    ledger: LedgerFolder | None
+    attack: AttackChoice | None
 
     def inspect(self) -> None:
         """Fetches and shows the release."""
@@ -138,13 +172,15 @@ class _Session:
         with self._channel() as channel, Bars(self.terminal) as bars:
             coordinator_key = self._coordinator_key(channel)
             bundle = self._fetch(channel, coordinator_key, bars)
-            pulse = Pulse(channel)
+            pulse, privacy = Pulse(channel), self._privacy(channel, coordinator_key)
             client_id = self.membership.client_id
             app = build_client_app(
                 bundle,
                 self.data,
                 self._secure_rounds(coordinator_key),
                 self.state.rounds,
+                privacy=privacy,
+                attack=self._attack(coordinator_key),
                 listener=_listener(pulse, self.terminal, self.rows),
                 machine=Machine(threads=self.threads),
             )
@@ -160,7 +196,26 @@ class _Session:
                 ),
                 pause_due=self.renewals.is_due,
             )
-            return run_worker(edge, app)
+            end = run_worker(edge, app)
+            if privacy is not None and end is not None and end.ending is Ending.ENDED:
+                privacy.close()
+            return end
+
+    def _privacy(
+        self, channel: grpc.Channel, coordinator_key: IdentityPublicKey
+    ) -> PrivateRounds | None:
+        if self.ledger is None or self.limit is None:
+            return None
+        renewed = partial(
+            receipt_renewed, channel, self.ledger, coordinator_key, self.terminal.note
+        )
+        renewed()
+        return PrivateRounds(self.ledger, self.limit, coordinator_key, self.terminal.note, renewed)
+
+    def _attack(self, coordinator_key: IdentityPublicKey) -> AttackRounds | None:
+        if self.attack is None:
+            return None
+        return AttackRounds(self.state.attack, self.attack, coordinator_key, self.terminal.note)
 
     def _secure_rounds(self, coordinator_key: IdentityPublicKey) -> SecureRounds:
         state, membership = self.state, self.membership
@@ -319,7 +374,9 @@ def _listener(pulse: Pulse, terminal: Terminal, rows: _RowNotes) -> Listener:
         nonlocal last
         if done == total or time.monotonic() - last >= PROGRESS_S:
             last = time.monotonic()
-            status(f"{done} of {total}")
+            terminal.note(
+                f"{done} of {total}"
+            )  # of rows, or of steps that follow from their number
 
     def tuned(plan: RoundPlan, metrics: TuningMetrics) -> None:
         terminal.note(

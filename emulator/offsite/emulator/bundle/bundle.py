@@ -10,10 +10,12 @@ from offsite.emulator.bundle.tensor_schema import BundleSchema
 from offsite.emulator.bundle.tokenizer_files import load_tokenizer
 from offsite.emulator.schema import Schema, iter_checked, load_checked
 from offsite.emulator.strict_json import JsonObject
+from offsite.emulator.tuning_memory import LEAST, TuningLoad, tuning_bytes
+from offsite.secure.errors import PeerError
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +65,32 @@ class Bundle:
         Raises:
             PeerError: it does not; this release could not be tuned.
         """
+        self._skeleton()
+
+    def tuning_bytes(self, load: TuningLoad) -> int:
+        """What tuning it takes, estimated from its own shapes, whatever the manifest states."""
+        return tuning_bytes(self._skeleton(), self.manifest.layer_map, self.schema.adapter, load)
+
+    def check_tuning_bytes(self) -> None:
+        """That the memory that the manifest states for tuning is not less than it can be.
+
+        Raises:
+            PeerError: it is; an edge that chose this emulator by its memory was misled.
+        """
+        stated, least = self.manifest.tuning_bytes, self.tuning_bytes(LEAST)
+        if stated < least:
+            raise PeerError(
+                f"emulator {self.variant}: expected at least {least} bytes stated for tuning, which "
+                f"its weights and its adapter take, found {stated}: ask its owner for another release"
+            )
+
+    def _skeleton(self) -> "PreTrainedModel":
         import torch
 
         from offsite.emulator.instantiate import config_from_json, skeleton
 
         kept = self.manifest.layer_map.kept
-        skeleton(config_from_json(self.config), self.schema.emulator, torch.float32, kept)
+        return skeleton(config_from_json(self.config), self.schema.emulator, torch.float32, kept)
 
     def load_emulator(self, dtype: "torch.dtype") -> "torch.nn.Module":
         """The emulator with its first adapter values, on the CPU; reads one tensor at a time."""

@@ -5,7 +5,7 @@ never disagree. A refused bundle is described by its checks and the reason alone
 about itself is repeated. Text from the bundle is printed as plain text, never as markup.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 _DAY_S = 86_400
 _EXPIRES_SOON_S = 7 * _DAY_S
 _LARGE_UPDATE_BYTES = 1 << 30
+LEAK_FIGURES = ("zero_shot", "tuned", "healed", "kept", "verbatim")
+"""Of a leak report (`leak.report`); all of them are for whoever wants to rely on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,8 @@ def inspect_bundle(
         )
         with Checklist(checks.append).step("architecture"):
             bundle.check_architecture()
+        with Checklist(checks.append).step("memory for tuning"):
+            bundle.check_tuning_bytes()
     except PeerError as error:
         return Inspection(_describe_refusal(folder, error, checks), error, None)
     description = describe(bundle, now_unix_s, coordinator_key, checks)
@@ -227,11 +231,24 @@ def _warnings(bundle: Bundle, now_unix_s: float) -> list[JsonValue]:
         found.append("The owner states nothing about how the emulator was made or measured.")
     elif missing := [name for name in ("fidelity", "leak") if name not in facts.provenance]:
         found.append(f"The owner signed no report on {' and none on '.join(missing)}.")
+    if "leak" in facts.provenance and (unmeasured := _without_figure(facts.provenance["leak"])):
+        found.append(
+            f"The owner's leak report has no figure for {', '.join(unmeasured)}: nobody says what a "
+            "thief of this emulator could do with it."
+        )
     if "chat_template" in bundle.tokenizer_settings:
         found.append("It has a chat template, a Jinja program; it is rendered in a sandbox.")
     if (update_bytes := _bytes(bundle.schema.adapter)) > _LARGE_UPDATE_BYTES:
         found.append(f"Every round sends an update of {update_bytes / 2**30:.1f} GiB.")
     return found
+
+
+def _without_figure(leak: JsonValue) -> list[str]:
+    """The figures of a leak report that are missing, or without a number."""
+    report = leak if isinstance(leak, Mapping) else {}
+    figures = {name: report.get(name) for name in LEAK_FIGURES}
+    values = {n: f.get("value") if isinstance(f, Mapping) else None for n, f in figures.items()}
+    return [name for name, value in values.items() if type(value) not in (int, float)]
 
 
 def _is_full_model(bundle: Bundle) -> bool:

@@ -1,6 +1,7 @@
 """The description of a release as rich tables: made from the JSON document and nothing else.
 
-Text from a bundle is printed as plain text, never as markup. What the owner did not measure is
+Text from a bundle is printed as plain text, never as markup. What an edge cannot check, first of all
+the figures of leak and fidelity, stands under a title that says so. What the owner did not measure is
 shown as `not measured`, with the reason the owner gives.
 """
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 NOT_MEASURED = "not measured"
+CLAIMED = "claimed by the owner, not checked"
 _PLAIN_NUMBERS = frozenset({"version", "seed", "block", "base_block"})
 
 
@@ -40,7 +42,7 @@ def _provenance(provenance: JsonObject) -> "list[RenderableType]":
     parts: list[RenderableType] = []
     loose = {key: value for key, value in provenance.items() if not isinstance(value, Mapping)}
     if loose:
-        parts.append(_pairs("stated by the owner", _rows(loose)))
+        parts.append(_pairs(CLAIMED, _rows(loose)))
     budget = {
         _title(figure): f" (limit {_cell('', limit)})"
         for figure, limit in _object(provenance.get("leak_budget")).items()
@@ -51,7 +53,7 @@ def _provenance(provenance: JsonObject) -> "list[RenderableType]":
         if isinstance(value, Mapping) and not shown_with_leak:
             limits = budget if key == "leak" else {}
             rows = [(name, cell + limits.get(name, "")) for name, cell in _rows(value)]
-            parts.append(_pairs(f"stated by the owner: {_title(key)}", rows))
+            parts.append(_pairs(f"{_title(key)} ({CLAIMED})", rows))
     return parts
 
 
@@ -167,7 +169,7 @@ def _figure(figure: JsonObject) -> str:
             _cell("", figure[key]) for key in ("low", "median", "high") if key in figure
         )
     if figure["value"] is None:
-        reason = figure.get("reason")
+        reason = str(figure.get("reason") or "").removeprefix(f"{NOT_MEASURED}: ")
         return f"{NOT_MEASURED}: {reason}" if reason else NOT_MEASURED
     error = figure.get("stderr")
     return _cell("", figure["value"]) + ("" if error is None else f" ± {_cell('', error)}")

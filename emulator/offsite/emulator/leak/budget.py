@@ -38,9 +38,11 @@ class LeakBudget:
         """One line for every figure beyond its limit: its name, the limit and what was found."""
         figures, lines = report.figures(), list[str]()
         for name, limit in self.limits().items():
-            value = figures[name].value
-            if value is None or not value <= limit:
-                lines.append(f"{name}: expected at most {limit:g}, found {figures[name]}")
+            figure = figures[name]
+            if figure.value is None:
+                lines.append(f"{name}: expected at most {limit:g}, cannot be judged: {figure.why}")
+            elif not figure.value <= limit:
+                lines.append(f"{name}: expected at most {limit:g}, found {figure}")
         return tuple(lines)
 
     def to_json(self) -> JsonObject:

@@ -5,7 +5,7 @@
     healed      the same after the healing attack (`heal`), for its stated compute
     kept        the tuned emulator's skill as a share of the plug-in's: what a data owner keeps who
                 never returns the adapter
-    verbatim    share of the full model's weights shipped bit for bit (`verbatim`)
+    verbatim    share of the full model's weights shipped as they are, but for packing (`verbatim`)
 
 Notable: figures above 1 are possible and are shown as found; a tuned emulator can beat the full
 model's zero-shot. The first three compare with the full model as it is, untuned.

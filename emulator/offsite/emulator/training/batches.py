@@ -128,7 +128,7 @@ def _text_batch(rows: torch.Tensor, width: int) -> MicroBatch:
 
 def micro_batches(examples: Sequence[Example], micro_batch_tokens: int) -> list[MicroBatch]:
     """Pack ``examples`` by length; one that is larger than the bound lies alone."""
-    return [_pack(group) for group in _groups(examples, micro_batch_tokens)]
+    return [pack(group) for group in _groups(examples, micro_batch_tokens)]
 
 
 def _groups(examples: Sequence[Example], micro_batch_tokens: int) -> Iterator[list[Example]]:
@@ -144,8 +144,8 @@ def _groups(examples: Sequence[Example], micro_batch_tokens: int) -> Iterator[li
         yield group
 
 
-def _pack(group: Sequence[Example]) -> MicroBatch:
-    """Lay a group, longest first, into one matrix."""
+def pack(group: Sequence[Example]) -> MicroBatch:
+    """Lay examples, the longest first, into one matrix; row i is example i."""
     ids = np.full((len(group), len(group[0].ids) - 1), PAD_ID, np.int64)
     rows, columns, targets = [], [], []
     for row, example in enumerate(group):

@@ -1,0 +1,1 @@
+"""The attack on an adapter before it leaves the data owner's machine, and what is kept for it."""

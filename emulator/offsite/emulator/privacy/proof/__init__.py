@@ -1,0 +1,1 @@
+"""What an edge shows of its own mechanism before the first private step."""

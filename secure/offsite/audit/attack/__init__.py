@@ -1,0 +1,1 @@
+"""What the model's owner could learn about single rows from an adapter, measured before it leaves."""

@@ -1,0 +1,33 @@
+"""Whether an empirical audit's guesses stand in a ledger, committed to before its result was known."""
+
+from offsite.audit.empirical.evidence import Evidence
+from offsite.audit.empirical.judgement import check_commitments
+from offsite.secure.errors import IntegrityError
+from offsite.secure.privacy.ledger.bodies import AuditGuesses, AuditResult
+from offsite.secure.privacy.ledger.verification import Findings
+
+
+def check_committed(evidence: Evidence, findings: Findings) -> None:
+    """That the ledger has the opening, then the guesses, then the result with this evidence.
+
+    Raises:
+        IntegrityError: it does not; guesses may have been made after the labels were seen.
+    """
+    digest = evidence.sha256
+    entries = {record.entry.seq: record.entry.body for record in findings.records}
+    for body in entries.values():
+        if not isinstance(body, AuditResult) or body.evidence != digest or body.guesses is None:
+            continue
+        guesses = entries.get(body.guesses)
+        earlier = [
+            other
+            for seq, other in entries.items()
+            if isinstance(other, AuditGuesses) and seq < body.guesses
+        ]
+        if isinstance(guesses, AuditGuesses) and earlier:
+            check_commitments(evidence, earlier[-1].commitment, guesses.commitment)
+            return
+    raise IntegrityError(
+        "expected a ledger with the result of this very evidence, and its guesses before it, found "
+        "none: guesses may have been made after the labels were seen"
+    )

@@ -1,0 +1,40 @@
+"""A start-up proof as its edge stored it: one canonical JSON document, named by its digest."""
+
+import hashlib
+
+from offsite.audit.privacy_report.facts import ProofCheck, ProofFacts
+from offsite.emulator.privacy.proof.report import SCHEMA
+from offsite.secure.errors import IntegrityError
+from offsite.secure.privacy.ledger.canonical import Json, parsed
+
+
+def read_proof(data: bytes) -> ProofFacts:
+    """The checks of a proof.
+
+    Raises:
+        IntegrityError: it is another document, or a check says that it passed and did not.
+    """
+    document = parsed(data, "start-up proof")
+    try:
+        if not isinstance(document, dict) or document["schema"] != SCHEMA:
+            raise KeyError("schema")
+        checks = document["checks"]
+        assert isinstance(checks, list)
+        return ProofFacts(hashlib.sha256(data).hexdigest(), tuple(map(_check, checks)))
+    except (KeyError, TypeError, ValueError, AssertionError):
+        raise IntegrityError("expected a start-up proof, found another document") from None
+
+
+def _check(value: Json) -> ProofCheck:
+    assert isinstance(value, dict)
+    least, most, found, miss = (
+        float(str(value[name])) for name in ("least", "most", "statistic", "miss")
+    )
+    if value["passed"] is not (least <= found <= most):
+        raise IntegrityError(
+            f"check {value['name']}: expected what its number says, found not that"
+        )
+    expected = f"{value['least']} to {value['most']}"
+    passed = bool(value["passed"])
+    name, looks_for = str(value["name"]), str(value["looks_for"])
+    return ProofCheck(name, looks_for, expected, str(value["statistic"]), miss, passed)

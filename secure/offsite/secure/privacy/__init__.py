@@ -1,0 +1,1 @@
+"""Differential privacy: mechanisms, accounting, ledger, and the randomness of private steps."""
