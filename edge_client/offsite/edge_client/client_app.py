@@ -238,7 +238,7 @@ class _Rounds:
             if self.privacy is None:
                 raise
             self.privacy.abort(plan, error)
-            if isinstance(error, ExpiredError):  # of the plan; it tells of nothing else
+            if isinstance(error, ExpiredError | SitsOutError):  # these tell of nothing
                 raise
             raise SitsOutError(str(error)) from error
 

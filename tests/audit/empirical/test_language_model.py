@@ -35,8 +35,8 @@ def test_the_engine_clips_what_rows_clip() -> None:
     units = np.arange(problem.units)[::2]
     expected, found = np.zeros((2, problem.values), np.float32)
     by_rows = clip_rows(problem, units, 0.1, expected)
-    with PerExampleEngine(model.model, model.parameters) as engine:
-        by_engine = engine_clipping(engine, 64)(problem, units, 0.1, found)
+    engine = PerExampleEngine(model.model, model.parameters)
+    by_engine = engine_clipping(engine, 64)(problem, units, 0.1, found)
     assert by_engine == pytest.approx(by_rows, rel=1e-4)
     assert found == pytest.approx(expected, abs=1e-5)
 
@@ -64,13 +64,13 @@ def test_the_engine_in_the_products_step_is_not_refuted() -> None:
     model = tiny_model()
     canaries = examples(CANARIES, 2)
     entropy = random.Random(1).randbytes
-    with PerExampleEngine(model.model, model.parameters) as engine:
-        audit, _ = run_empirical(
-            PLAN,
-            product_mechanism(entropy, engine_clipping(engine, 128)),
-            entropy=entropy,
-            problem_of=lambda terms, included: model.problem(terms, included, canaries),
-        )
+    engine = PerExampleEngine(model.model, model.parameters)
+    audit, _ = run_empirical(
+        PLAN,
+        product_mechanism(entropy, engine_clipping(engine, 128)),
+        entropy=entropy,
+        problem_of=lambda terms, included: model.problem(terms, included, canaries),
+    )
     assert not audit.is_refuted
     assert audit.epsilon_lower_bound < audit.claimed_epsilon
 

@@ -11,10 +11,10 @@ from offsite.edge_client.data_formats import Format
 from offsite.edge_client.privacy.ledger_folder import LedgerFolder
 from offsite.edge_client.privacy.limit import PrivacyLimit
 from offsite.secure.identity import IdentityKey
+from offsite.secure.privacy.ledger.accountants import Terms
 from offsite.secure.privacy.ledger.bodies import (
     Adaptivity,
     Implementation,
-    LimitSet,
     LossScope,
     NoiseType,
     RandomSource,
@@ -39,10 +39,11 @@ CODE: Final = Implementation(
 class Steps:
     """An accountant in which every step costs 0.1."""
 
-    def epsilon(
-        self, mechanisms: Sequence[Mechanism], limit: LimitSet, adaptivity: Adaptivity
-    ) -> float:
+    def epsilon(self, mechanisms: Sequence[Mechanism], terms: Terms) -> float:
         return 0.1 * sum(mechanism.uses for mechanism in mechanisms)
+
+    def fits(self, mechanisms: Sequence[Mechanism], terms: Terms) -> bool:
+        return self.epsilon(mechanisms, terms) <= terms.limit.epsilon + 1e-9
 
 
 def data_of(*texts: str, persons: tuple[str, ...] | None = None) -> Data:

@@ -33,10 +33,10 @@ from offsite.edge_client.privacy.unit_examples import UnitExamples
 from offsite.edge_client.workbench import Workbench
 from offsite.emulator.durable import private_folder, write_atomic
 from offsite.emulator.rounds.plan import RoundPlan
-from offsite.secure.errors import PolicyError
+from offsite.secure.errors import SitsOutError
 from offsite.secure.identity import IdentityPublicKey
 
-SITS_OUT: Final = "this edge sits this round out"
+SITS_OUT: Final = SitsOutError.PUBLIC
 """All that anybody else learns of an update that was held back."""
 
 Tensors = Mapping[str, torch.Tensor]
@@ -63,7 +63,7 @@ class AttackRounds:
             took_part: whether this edge tuned for this campaign before.
 
         Raises:
-            PolicyError: it did, and nothing was held out.
+            SitsOutError: it did, and nothing was held out.
             ConfigError: too few rows.
         """
         ready = workbench.examples(plan.settings.max_tokens)
@@ -90,7 +90,7 @@ class AttackRounds:
             keep: takes the attack and its evidence, before anything is decided.
 
         Raises:
-            PolicyError: it tells more about its rows than their owner allows.
+            SitsOutError: it tells more about its rows than their owner allows.
             ConfigError: this round learnt too few rows to say.
         """
         if not self.choice.is_on:
@@ -126,7 +126,7 @@ class AttackRounds:
                 "the update was held back. Tune with a smaller epsilon, or ask for fewer steps; give "
                 "more rows; or allow more with --allowed-advantage"
             )
-            raise PolicyError(SITS_OUT)
+            raise SitsOutError(SITS_OUT)
 
     def _draw(self, plan: RoundPlan, data_set: str, units: int, took_part: bool) -> Draw | None:
         draws, campaign = Draws(self.root / "draws", self.entropy), self._campaign(plan)
@@ -139,7 +139,7 @@ class AttackRounds:
                 "this edge tuned for this campaign before without --attack, so no row is left that "
                 "was not learnt: it sits the campaign out; --no-attack lets it take part"
             )
-            raise PolicyError(SITS_OUT)
+            raise SitsOutError(SITS_OUT)
         if took_part:
             self.tell(
                 "the data changed during the campaign: rows that are held out now may have been "

@@ -111,7 +111,8 @@ class ModelProblem:
 def engine_clipping(backend: Backend, micro_batch_tokens: int) -> Clipping:
     """Clipping by an engine of the product, on micro-batches as the training loop makes them.
 
-    Problems without examples, the duels, have their rows clipped.
+    Problems without examples, the duels, have their rows clipped. The backend is in the model for a
+    step alone: the audit's own gradients between steps are plain autograd's.
     """
 
     def clip(problem: Problem, units: Units, clip_norm: float, total: Values) -> Norms:
@@ -120,10 +121,12 @@ def engine_clipping(backend: Backend, micro_batch_tokens: int) -> Clipping:
         lengths = np.array([len(example.ids) for example in problem.examples(units)])
         order = np.argsort(-lengths, kind="stable")
         flat = torch.from_numpy(total)
-        norms = [
-            backend.clipped_sum_into(batch, torch.arange(len(batch.ids)), clip_norm, flat)
-            for batch in micro_batches(problem.examples(units[order]), micro_batch_tokens)
-        ]
+        batches = micro_batches(problem.examples(units[order]), micro_batch_tokens)
+        with backend:
+            norms = [
+                backend.clipped_sum_into(batch, torch.arange(len(batch.ids)), clip_norm, flat)
+                for batch in batches
+            ]
         found = np.empty(len(units), np.float32)
         found[order] = torch.cat(norms).numpy()
         return found

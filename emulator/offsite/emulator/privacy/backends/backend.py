@@ -7,8 +7,8 @@ depends on another's. The rows of one unit are one gradient, clipped once.
 
 Rules of every backend:
 
-* It raises ConfigError rather than return a figure that it cannot vouch for, and then `total` is
-  as it was before.
+* It raises ConfigError rather than return a figure that it cannot vouch for; `total` is then of no
+  use, and its step is abandoned.
 * A unit whose gradient is not finite adds nothing, and its norm is infinity or NaN: no value of one
   unit may decide what becomes of the others.
 * `total` gets nothing but clipped units: no noise, no division. Gradients of the model's parameters
