@@ -31,7 +31,8 @@ demo: $(READY)  ## Run one coordinator and two edges on SmolLM2 and ARC-Easy; en
 
 test: $(READY)  ## Lint, types and all tests but the slow ones
 	$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest -q -m "not slow and not gpu" --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not gpu" --durations=10 \
+		--numprocesses=auto --dist=loadfile
 
 check-slow: $(READY)  ## The tests that take minutes
 	$(BIN)/python -m pytest -q -m "slow" --durations=10

@@ -100,4 +100,4 @@ def test_a_stopped_coordinator_says_that_the_same_command_continues(owner: Owner
         coordinator.read_until("serving release")
         coordinator.signal(signal.SIGTERM)
         assert coordinator.end() == 130
-        assert "run the same command again" in coordinator.text
+        assert "the same command can be run again" in coordinator.text

@@ -303,7 +303,7 @@ def _task(plan: RoundPlan) -> Task:
     return Task(plan.settings, plan.round, plan.total_rounds, plan.seed)
 
 
-def _binding(signed: SignedPlan, bundle: Bundle, ready: Examples, more: bytes) -> Binding:
+def _binding(signed: SignedPlan, bundle: Bundle, ready: Examples, more: bytes = b"") -> Binding:
     """A run of another emulator of the release is not gone on with: it would be neither's."""
     run = hashlib.sha256(signed.digest + bundle.digest + more).hexdigest()
     return Binding(run, ready.sha256)
