@@ -207,7 +207,10 @@ def _least_noise(
     low = LOWEST
     if proposed.adaptivity is Adaptivity.PREREGISTERED:
         args = (asked, limit.delta, mechanism.sampling, mechanism.steps, mechanism.unit)
-        low = round(noise_for(*args) * GRID)
+        try:
+            low = min(round(noise_for(*args) * GRID), round(MOST_NOISE * GRID))
+        except PolicyError:  # no noise is enough; the ledger says so, and how many steps would fit
+            return proposed
     return _bisected(ledger, proposed, accounting, low, round(MOST_NOISE * GRID), GRID)
 
 
