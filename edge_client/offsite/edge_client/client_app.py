@@ -18,6 +18,7 @@ to its campaign, round and attempt (`tests/edge_client/tuning/test_client_app.py
 """
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -53,14 +54,16 @@ from offsite.emulator.rounds.plan import RoundPlan, SignedPlan
 from offsite.emulator.rounds.vector import to_vector
 from offsite.secure import limits
 from offsite.secure.errors import (
-    ConfigError,
     ExpiredError,
-    PolicyError,
+    MachineError,
+    OffsiteError,
     SitsOutError,
     StaleReleaseError,
 )
 
 CHECKPOINT_NAME = "tuning.safetensors"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,12 +237,15 @@ class _Rounds:
         """Of a private edge, an attempt that fails is an entry, and why it failed stays here."""
         try:
             yield
-        except (ConfigError, ExpiredError, PolicyError) as error:
+        except OffsiteError as error:
             if self.privacy is None:
                 raise
-            self.privacy.abort(plan, error)
-            if isinstance(error, ExpiredError | SitsOutError):  # these tell of nothing
-                raise
+            try:
+                self.privacy.abort(plan, error)
+            except OffsiteError:  # a ledger that cannot be written says so by `error`, too
+                _log.exception("the attempt could not be noted in the ledger")
+            if isinstance(error, ExpiredError | SitsOutError | MachineError):
+                raise  # these tell of nothing, or never leave this machine
             raise SitsOutError(str(error)) from error
 
     def _part(self, plan: RoundPlan) -> Parted | None:

@@ -255,6 +255,14 @@ def test_a_second_campaign_is_accounted_by_the_filter_and_both_stay_within_the_l
         assert spent_of(edge.ledger.budget, campaign.reserved.data_set).reserved <= 8.0
 
 
+def test_a_lowered_limit_stops_an_open_campaign(edge: Edge) -> None:
+    edge.answer(private_plan(edge.release))
+    claimed, edge.limit = edge.claimed, replace(LIMIT, epsilon=1.0)
+    with pytest.raises(SitsOutError, match="the limit is 1 now"):
+        edge.started().answer(private_plan(edge.release, round=2))
+    assert edge.claimed == claimed
+
+
 def test_terms_are_frozen_for_a_campaign(edge: Edge) -> None:
     edge.answer(private_plan(edge.release))
     for changes in ({"batch_examples": 12}, {"unit_clip": 0.5}):

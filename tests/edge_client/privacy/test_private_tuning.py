@@ -267,7 +267,7 @@ def test_an_interrupted_block_commits_what_ran_and_goes_on_from_there(tmp_path: 
     assert claims.claimed == [2, 2, 2] and claims.committed == [2, 2, 1]
     said = list[str]()
     found = run(20, claims=claims, checkpoint=checkpoint, callbacks=Callbacks(status=said.append))
-    assert found.steps == 20 and said == ["resuming at step 6 of 20"]
+    assert found.steps == 20 and said == ["resuming"]
     assert sum(claims.committed) == 20
 
 

@@ -240,8 +240,8 @@ class SecureSum:
         def add(name: str, body: bytes, reply: Message) -> None:
             words = read_words(reply, len(total))
             self.gathering.check_upload(body, name, words_sha256(words))
-            write_atomic(self._vector_path(name), words.tobytes())
             self.gathering.add_upload(body, name)
+            write_atomic(self._vector_path(name), words.tobytes())
             np.add(total, words, out=total)
             self.update_bytes = max(self.update_bytes, words.nbytes + len(body))
 
@@ -251,6 +251,16 @@ class SecureSum:
     # What is kept.
 
     def _publish(self, total: Words) -> None:
+        """Signs and keeps what the sum is; one that was signed before a restart stays as it is.
+
+        Confirmations and reveals that came since would make another transcript of the same sum.
+        """
+        key, secure = self.campaign.keys.identity, self.campaign.secure
+        stored = self.folder / RESULT  # written last, so all the others are there
+        if stored.is_file():
+            published = stored.read_bytes()
+            publish(secure.results, self.cohort.sum_id, published, secure.evidence, key)
+            return
         agreement, evidence = self.gathering.agreement, collect(self.gathering, self.cohort.terms)
         result = Result(
             agreement.config,
@@ -263,9 +273,8 @@ class SecureSum:
         authority = self.campaign.keys.authority.raw.hex()
         write_atomic(self.folder / AUTHORITY, authority.encode())
         write_atomic(self.folder / EVIDENCE, evidence.to_bytes())
-        key, secure = self.campaign.keys.identity, self.campaign.secure
         published = signed(result, key)
-        write_atomic(self.folder / RESULT, published)
+        write_atomic(stored, published)
         publish(secure.results, self.cohort.sum_id, published, secure.evidence, key)
 
     def _vector_path(self, name: str) -> Path:

@@ -32,7 +32,7 @@ from offsite.emulator.training.batches import steps_of
 from offsite.secure.errors import PolicyError
 from offsite.secure.identity import IdentityPublicKey
 from offsite.secure.privacy.ledger.accountants import AccountantsOfRecord, Accounting
-from offsite.secure.privacy.ledger.admission import is_admissible
+from offsite.secure.privacy.ledger.admission import epsilon_of_account, is_admissible
 from offsite.secure.privacy.ledger.bodies import (
     Adaptivity,
     Claimed,
@@ -155,6 +155,7 @@ def reserve(
     schedule = Schedule.of(plan, units)
     if (known := ledger.budget.campaigns.get(campaign_id)) is not None:
         _check_frozen(known.reserved, schedule, plan.settings)
+        _check_limit(ledger, known.reserved, accounting or AccountantsOfRecord())
         return CampaignBudget(ledger, known.reserved, units)
     proposed = _proposed(ledger, limit, campaign_id, data_set, schedule, plan, implementation)
     accounting = accounting or AccountantsOfRecord()
@@ -246,6 +247,18 @@ def _check_frozen(reserved: Reserved, schedule: Schedule, settings: TuningSettin
             f"expected the batch and the clip that were reserved for campaign "
             f"{reserved.campaign_id}, found a plan with batch_examples {settings.batch_examples} "
             f"and unit_clip {settings.unit_clip:g}: they are frozen for a campaign"
+        )
+
+
+def _check_limit(ledger: LedgerFolder, reserved: Reserved, accounting: Accounting) -> None:
+    """That what is reserved still fits: the owner may have lowered its limit since."""
+    limit = ledger.budget.limit_of(reserved.data_set)
+    found = epsilon_of_account(ledger.budget, reserved.data_set, accounting)
+    if limit is None or not found <= limit.epsilon:
+        allowed = "none" if limit is None else f"{limit.epsilon:g}"
+        raise PolicyError(
+            f"campaign {reserved.campaign_id} has reserved steps that take these data to epsilon "
+            f"{found:.3f}, and the limit is {allowed} now: this edge sits it out"
         )
 
 

@@ -263,5 +263,5 @@ class _PrivateTuner:
             }
         )
         self.masters.load_moments(snapshot.tensors)
-        self.callbacks.status(f"resuming at step {self.step + 1} of {self.steps}")
+        self.callbacks.status("resuming")  # the steps may follow from the number of units
         self.callbacks.progress(self.step, self.steps)
