@@ -21,7 +21,7 @@ more or less, whose difference is that member's update.
 import json
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +32,8 @@ from offsite.secure.aggregation.journal import (
     journal_from_bytes,
     journal_to_bytes,
 )
-from offsite.secure.aggregation.keystream import Words
-from offsite.secure.errors import PeerError, PolicyError
+from offsite.secure.aggregation.keystream import WORD_BYTES, Words
+from offsite.secure.errors import IntegrityError, PeerError, PolicyError
 
 _NAME = re.compile(r"[0-9a-f]{64}")
 _TAKEN = "taken"
@@ -50,35 +50,46 @@ def erase_sums(root: Path) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The newest attempt that this edge takes part in, or took part in."""
+
+    turn: Turn
+    terms_digest: bytes
+    has_begun: bool
+    """Whether anything may have left for it; before that it can be begun anew."""
+
+
 def check_turn(root: Path, turn: Turn, terms_digest: bytes) -> None:
-    """Raises PolicyError unless an update may be tuned for this attempt under these terms."""
-    taken = _taken(root)
-    if taken is None:
+    """Raises PolicyError unless an update may be given to this attempt under these terms.
+
+    The very terms of the newest attempt are gone on with, from its folder. Once that is erased they
+    are as good as others: the latch went with it, and a second sum would have the same update.
+    """
+    taken = taken_of(root)
+    if taken is None or turn > taken.turn:
         return
-    last, digest = taken
-    if (turn == last and terms_digest == digest) or turn > last:
+    is_same = (turn, terms_digest) == (taken.turn, taken.terms_digest)
+    if is_same and (not taken.has_begun or SecureFolder.of(root, terms_digest).is_there):
         return
+    last = taken.turn
     raise PolicyError(
         f"expected an attempt after campaign {last[0]}, round {last[1]}, attempt {last[2]}, or its "
-        f"very terms, found campaign {turn[0]}, round {turn[1]}, attempt {turn[2]}: this edge gives "
-        "one update to one sum"
+        f"very terms while its sum lasts, found campaign {turn[0]}, round {turn[1]}, attempt "
+        f"{turn[2]}: this edge gives one update to one sum"
     )
 
 
-def last_turn(root: Path) -> Turn | None:
-    """The newest attempt that an update was given to. Raises PolicyError where it is not known."""
-    taken = _taken(root)
-    return None if taken is None else taken[0]
-
-
-def _taken(root: Path) -> tuple[Turn, bytes] | None:
+def taken_of(root: Path) -> Taken | None:
+    """The newest attempt; None before the first. Raises PolicyError where it is not known."""
     path = root / _TAKEN
     if not path.is_file():
         return None
     try:
-        taken = json.loads(path.read_bytes())
-        campaign, round_, attempt = map(int, taken["turn"])
-        return (campaign, round_, attempt), bytes.fromhex(taken["terms"])
+        found = json.loads(path.read_bytes())
+        campaign, round_, attempt = map(int, found["turn"])
+        terms_digest = bytes.fromhex(found["terms"])
+        return Taken((campaign, round_, attempt), terms_digest, bool(found["has_begun"]))
     except (ValueError, KeyError, TypeError):
         raise PolicyError(
             f"{path} is damaged, and says which sums this edge took part in: restore it from a "
@@ -86,11 +97,21 @@ def _taken(root: Path) -> tuple[Turn, bytes] | None:
         ) from None
 
 
-def take_turn(root: Path, turn: Turn, terms_digest: bytes) -> None:
-    """Remembers, before anything of an update is stored, which attempt it is for."""
+def note_begun(root: Path, terms_digest: bytes) -> None:
+    """Remembers, before anything leaves, that it may have: also after the sum's folder was erased."""
+    taken = taken_of(root)
+    if taken is not None and taken.terms_digest == terms_digest and not taken.has_begun:
+        _take(root, replace(taken, has_begun=True))
+
+
+def _take(root: Path, taken: Taken) -> None:
     with machine_errors(root):
         root.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
-    fields = {"turn": list(turn), "terms": terms_digest.hex()}
+    fields = {
+        "turn": list(taken.turn),
+        "terms": taken.terms_digest.hex(),
+        "has_begun": taken.has_begun,
+    }
     write_atomic(root / _TAKEN, json.dumps(fields).encode())
 
 
@@ -107,10 +128,18 @@ class SecureFolder:
 
     @classmethod
     def begin(
-        cls, root: Path, terms_digest: bytes, terms: bytes, entropy: bytes, words: Words
+        cls, root: Path, turn: Turn, terms_digest: bytes, terms: bytes, entropy: bytes, words: Words
     ) -> "SecureFolder":
-        """A new sum; the folders of others are erased, for they are over."""
+        """A new sum; the folders of others are erased, for they are over.
+
+        Raises:
+            PolicyError: this attempt had an update already, or a later one had.
+        """
         folder = cls.of(root, terms_digest)
+        check_turn(root, turn, terms_digest)
+        if folder.is_there:
+            raise PolicyError("this sum has its update already; it is not given a second one")
+        _take(root, Taken(turn, terms_digest, has_begun=False))
         erase_sums(root)
         with machine_errors(folder.path):
             folder.path.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
@@ -139,7 +168,10 @@ class SecureFolder:
 
     def words(self) -> Words:
         """The encoded update; a new array."""
-        return np.frombuffer(self.read("words"), "<u4").astype(np.uint32)
+        data = self.read("words")
+        if len(data) % WORD_BYTES:
+            raise IntegrityError(f"{self.path / 'words'} was cut; this sum cannot be gone on with")
+        return np.frombuffer(data, "<u4").astype(np.uint32)
 
     def write_directory(self, signed: bytes) -> None:
         write_atomic(self.path / "directory", signed)

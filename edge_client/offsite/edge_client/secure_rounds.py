@@ -22,8 +22,8 @@ from offsite.edge_client.secure_folder import (
     SecureFolder,
     Turn,
     check_turn,
-    last_turn,
-    take_turn,
+    note_begun,
+    taken_of,
 )
 from offsite.emulator.rounds.exchange import (
     Action,
@@ -45,7 +45,7 @@ from offsite.secure.aggregation.policy import PolicyFloor
 from offsite.secure.aggregation.round_config import RoundConfig
 from offsite.secure.directory import Directory, Status, check_successor, open_directory
 from offsite.secure.envelope import Envelope
-from offsite.secure.errors import IdentityError, PeerError
+from offsite.secure.errors import IdentityError, PeerError, PolicyError
 from offsite.secure.identity import IdentityKey, IdentityPublicKey
 
 
@@ -89,14 +89,18 @@ class SecureRounds:
             raise PeerError("expected the terms of a sum for this plan, found those of another")
         if (config.schema_sha256, config.values) != (schema_digest(schema), value_count(schema)):
             raise PeerError("expected the terms of a sum for this adapter, found those of another")
+        if config.noise_sigma:
+            raise PolicyError(
+                "the terms promise noise in the sum, and this program adds none there"
+            )
         self.trust.policy.check(config)
         check_turn(self.root, _turn(plan), config.digest)
         return SecureFolder.of(self.root, config.digest).is_there
 
     def took_part(self, plan: RoundPlan) -> bool:
         """Whether an update was given to an earlier attempt or round of this plan's campaign."""
-        last = last_turn(self.root)
-        return last is not None and last[0] == plan.campaign_id and last < _turn(plan)
+        taken, turn = taken_of(self.root), _turn(plan)
+        return taken is not None and taken.turn[0] == turn[0] and taken.turn < turn
 
     def begin(
         self, terms: bytes, signed: SignedPlan, update: Values, num_examples: float
@@ -104,21 +108,22 @@ class SecureRounds:
         """Encodes the update and stores it; returns what the reply to the instruction holds.
 
         Args:
-            terms: those that `check_terms` has accepted.
+            terms: those that `check_terms` has accepted, for the first time.
             update: the change of the adapter, fp32 (d,) (`emulator.rounds.vector`).
             num_examples: by which it is weighed; infinity weighs as much as the terms admit.
         """
         config = open_config(terms, self.trust.coordinator_key)
         weight = min(max(num_examples / config.full_weight, LEAST_WEIGHT), 1.0)
         words = encode(update, weight, config.fixed_point)
-        take_turn(self.root, _turn(signed.plan), config.digest)
-        SecureFolder.begin(self.root, config.digest, terms, self.entropy(), words)
+        turn = _turn(signed.plan)
+        SecureFolder.begin(self.root, turn, config.digest, terms, self.entropy(), words)
         return self.resume(terms)
 
     def resume(self, terms: bytes) -> RecordDict:
         """What `begin` returned, from the folder: the advertisement of fresh keys."""
         config = open_config(terms, self.trust.coordinator_key)
         folder = SecureFolder.of(self.root, config.digest)
+        note_begun(self.root, config.digest)
         member = self._member(folder, config)
         if member.next is Step.ADVERTISE:
             member.advertise(self.clock())

@@ -14,7 +14,7 @@ from tests.secure.aggregation.fleets import config
 from tests.tiny import save_llama, write_completions
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from offsite.edge_client import tuning
+from offsite.edge_client import secure_folder, tuning
 from offsite.edge_client.client_app import (
     CHECKPOINT_NAME,
     ROUND_FOLDER,
@@ -24,6 +24,7 @@ from offsite.edge_client.client_app import (
 )
 from offsite.edge_client.data import DataReport, read_data
 from offsite.edge_client.edge_limits import EdgeLimits
+from offsite.edge_client.secure_folder import SecureFolder, erase_sums
 from offsite.edge_client.secure_rounds import SecureRounds, Trust
 from offsite.emulator.adapters.adapter import AdapterKind, AdapterSpec, make_adapter
 from offsite.emulator.bundle.bundle import Bundle
@@ -262,6 +263,43 @@ def test_only_the_first_terms_of_an_attempt_get_an_update(release: Release, tmp_
     assert read_exchange(first)[0] == digest
 
 
+def test_once_a_sum_is_over_its_very_terms_get_nothing(release: Release, tmp_path: Path) -> None:
+    """The latch is erased with the sum's folder; a second one would give the update away again."""
+    app = app_for(release, tmp_path)
+    message, digest = instruction(plan_for(release), release.adapter)
+    call(app, message)
+    erase_sums(tmp_path / "secure")  # what the end of a campaign does
+    refuses(app, message, PolicyError, "while its sum lasts")
+    assert not (tmp_path / "secure" / digest.hex()).exists()
+
+
+def test_a_sum_that_was_killed_before_anything_left_is_begun_again(
+    release: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message, digest = instruction(plan_for(release), release.adapter)
+    with monkeypatch.context() as patched:
+        patched.setattr(secure_folder, "erase_sums", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            call(app_for(release, tmp_path), message)
+    assert (tmp_path / "secure" / "taken").exists()
+    assert read_exchange(call(app_for(release, tmp_path), message))[0] == digest
+
+
+def _killed(root: Path) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_sum_has_one_update(release: Release, tmp_path: Path) -> None:
+    """Whoever calls: beginning a second time would reset the latch."""
+    message, digest = instruction(plan_for(release), release.adapter)
+    call(app_for(release, tmp_path), message)
+    root, words = tmp_path / "secure", np.zeros(4, np.uint32)
+    before = (root / digest.hex() / "words").read_bytes()
+    with pytest.raises(PolicyError, match="not given a second one"):
+        SecureFolder.begin(root, (5, 1, 1), digest, b"terms", bytes(32), words)
+    assert (root / digest.hex() / "words").read_bytes() == before
+
+
 def test_terms_for_another_plan_adapter_or_below_the_policy_are_refused(
     release: Release, tmp_path: Path
 ) -> None:
@@ -283,6 +321,8 @@ def test_terms_for_another_plan_adapter_or_below_the_policy_are_refused(
     )
     message = instruction(plan, release.adapter)[0]
     refuses(strict, message, TermsRefusedError, "at least 3 are demanded here")
+    noisy = instruction(plan, release.adapter, terms=replace(terms, noise_sigma=1.0))[0]
+    refuses(app, noisy, PolicyError, "promise noise")
     del message.content["config"]["terms"]
     refuses(app, message, PeerError, "signed terms of a secure sum, found none")
     assert statuses == []

@@ -85,6 +85,15 @@ def test_a_weight_that_members_cannot_have_is_refused() -> None:
         decode(words, 4, settings)
 
 
+def test_bits_in_which_the_least_weight_is_nothing_are_refused() -> None:
+    """A sum of such weights would be divided by 0."""
+    with pytest.raises(ConfigError, match="fraction_bits: expected 8 to 28, found 7"):
+        FixedPoint(7, 1.0, math.inf)
+    settings = FixedPoint(8, 1.0, math.inf)
+    with pytest.raises(PeerError, match="total weight"):
+        decode(np.zeros(4, np.uint32), 3, settings)
+
+
 def test_too_wide_a_bound_is_refused() -> None:
     with pytest.raises(ConfigError, match="clip more"):
         FixedPoint.for_cohort(255, 1e9)

@@ -31,8 +31,9 @@ Values = NDArray[np.float32]
 RING_BITS: Final = 32
 _HALF_RANGE_BITS: Final = 30
 MOST_FRACTION_BITS: Final = 28
-LEAST_WEIGHT: Final = 2.0**-8
-"""A smaller weight would leave its update too few bits."""
+LEAST_FRACTION_BITS: Final = 8
+LEAST_WEIGHT: Final = 2.0**-LEAST_FRACTION_BITS
+"""A smaller weight would leave its update too few bits; with fewer bits this one would be 0."""
 _BLOCK: Final = 1 << 18
 
 
@@ -50,9 +51,10 @@ class FixedPoint:
     noise_tail: int = 0  # steps of 2^-f that noise may add to one coordinate
 
     def __post_init__(self) -> None:
-        if not 0 <= self.fraction_bits <= MOST_FRACTION_BITS:
+        if not LEAST_FRACTION_BITS <= self.fraction_bits <= MOST_FRACTION_BITS:
             raise ConfigError(
-                f"fraction_bits: expected 0 to {MOST_FRACTION_BITS}, found {self.fraction_bits}"
+                f"fraction_bits: expected {LEAST_FRACTION_BITS} to {MOST_FRACTION_BITS}, found "
+                f"{self.fraction_bits}"
             )
         for name in ("coordinate_bound", "norm_bound"):
             if not 0 < getattr(self, name) or math.isnan(getattr(self, name)):
@@ -67,7 +69,7 @@ class FixedPoint:
         """The finest encoding whose sum over `members` stays within half of the ring."""
         reach = max(coordinate_bound, 1.0)
         bits = _HALF_RANGE_BITS - math.ceil(math.log2(members * reach) + 1e-9)
-        if bits < 0:
+        if bits < LEAST_FRACTION_BITS:
             raise ConfigError(
                 f"coordinate_bound {coordinate_bound:g} is too wide for {members} members: the "
                 "ring of 2^32 cannot hold the sum; clip more"
@@ -153,7 +155,7 @@ def decode(total: Words, members: int, settings: FixedPoint) -> Mean:
         )
     weight = int(signed[-1]) / one
     slack = members / one
-    if not members * LEAST_WEIGHT - slack <= weight <= members + slack:
+    if weight <= 0 or not members * LEAST_WEIGHT - slack <= weight <= members + slack:
         raise PeerError(
             f"expected a total weight of {members} members, found {weight:g}: a member did not "
             "follow the protocol; the round is refused"
