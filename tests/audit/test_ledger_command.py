@@ -9,7 +9,7 @@ from tests.edge_client.privacy.ledgers import KEY, LIMIT, data_of, opened, reser
 
 from offsite.audit.ledger import audit_ledger
 from offsite.edge_client.privacy.ledger_folder import ENTRIES
-from offsite.secure.errors import ConfigError, IntegrityError
+from offsite.secure.errors import ConfigError, IntegrityError, PolicyError
 from offsite.secure.identity import IdentityKey
 from offsite.secure.privacy.accounting.view import epsilon_of
 from offsite.secure.privacy.ledger.accountants import AccountantsOfRecord
@@ -82,6 +82,23 @@ def test_a_ledger_that_forgot_does_not_fit_its_receipt(ledger: Path, tmp_path: P
 def test_another_owners_key_opens_nothing(ledger: Path) -> None:
     told = run("ledger", str(ledger), "--key", ANOTHER.public.raw.hex())
     assert told.returncode == 4 and "changed" in told.stderr
+
+
+class Quarrelling:
+    """Accountants that do not agree."""
+
+    def epsilon(self, mechanisms: object, terms: object) -> float:
+        raise PolicyError("accountants disagree")
+
+    def fits(self, mechanisms: object, terms: object) -> bool:
+        return True
+
+
+def test_where_accountants_disagree_there_is_no_figure_and_all_else_is_shown(ledger: Path) -> None:
+    found = audit_ledger(ledger, accounting=Quarrelling())
+    (account,) = found.accounts
+    assert (account.spent, account.exposed, account.cross_checks) == (None, None, {})
+    assert found.campaigns and json.dumps(found.document(), allow_nan=False)
 
 
 @pytest.mark.parametrize("key", ["", "12", "zz" * 32])

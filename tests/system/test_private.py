@@ -5,7 +5,7 @@ import random
 import time
 from pathlib import Path
 
-from tests.system.programs import Owner, join, result, run, started
+from tests.system.programs import DEADLINE_S, Owner, join, result, run, started
 
 PRIVATE = ("--epsilon", "8", "--delta", "1e-3")
 KILLS = 5
@@ -22,7 +22,7 @@ def test_a_private_edge_killed_five_times_stays_within_what_it_reserved(
         for _ in range(KILLS):
             with started(*private) as edge:
                 edge.read_until("tuning, round")
-                time.sleep(chance.uniform(0.0, 0.5))
+                _wait_for_entries(tmp_path / "a" / "ledger" / "entries", chance.randrange(1, 4))
                 edge.kill()
         with started(*private) as edge:
             assert edge.end() == 0, edge.text
@@ -44,6 +44,14 @@ def test_a_private_edge_killed_five_times_stays_within_what_it_reserved(
     heard = json.dumps(result("coordinator", "status", "--state", owner.state)) + coordinator.text
     assert not any(word in heard for word in ("epsilon", "noise", "privacy", "22", "of 10"))
     assert "privacy: epsilon" in edge.text
+
+
+def _wait_for_entries(ledger: Path, count: int) -> None:
+    """Returns when so many entries were added, which are written before each block and after it."""
+    wanted = ledger.read_bytes().count(b"\n") + count
+    until = time.monotonic() + DEADLINE_S
+    while ledger.read_bytes().count(b"\n") < wanted:
+        assert time.monotonic() < until, "no entry was added"
 
 
 def test_a_limit_that_is_spent_refuses_the_next_campaign(

@@ -131,6 +131,11 @@ class Data:
     persons: tuple[str, ...] | None = None
     """Whom each row is about, where a column says so."""
 
+    @property
+    def unit_count(self) -> int:
+        """What privacy counts: rows, or persons where a column names them."""
+        return len(self.rows if self.persons is None else set(self.persons))
+
 
 @dataclass(slots=True)
 class Problems:

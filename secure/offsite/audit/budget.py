@@ -150,8 +150,8 @@ def document(audit: LedgerAudit, lines: list[SpentLine], found: list[Answer]) ->
     }
 
 
-def _left_of(limit: LimitSet | None, exposed: float) -> float | None:
-    return None if limit is None else max(0.0, limit.epsilon - exposed)
+def _left_of(limit: LimitSet | None, exposed: float | None) -> float | None:
+    return None if limit is None or exposed is None else max(0.0, limit.epsilon - exposed)
 
 
 def _left(accounts: tuple[AccountLine, ...]) -> Table:

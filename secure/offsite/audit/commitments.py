@@ -1,5 +1,7 @@
 """Whether an empirical audit's guesses stand in a ledger, committed to before its result was known."""
 
+from dataclasses import replace
+
 from offsite.audit.empirical.evidence import Evidence
 from offsite.audit.empirical.judgement import check_commitments
 from offsite.secure.errors import IntegrityError
@@ -8,7 +10,8 @@ from offsite.secure.privacy.ledger.verification import Findings
 
 
 def check_committed(evidence: Evidence, findings: Findings) -> None:
-    """That the ledger has the opening, then the guesses, then the result with this evidence.
+    """That the ledger has the opening, then the guesses, then the result with this evidence, and that
+    what was audited is what the campaign reserved.
 
     Raises:
         IntegrityError: it does not; guesses may have been made after the labels were seen.
@@ -26,8 +29,19 @@ def check_committed(evidence: Evidence, findings: Findings) -> None:
         ]
         if isinstance(guesses, AuditGuesses) and earlier:
             check_commitments(evidence, earlier[-1].commitment, guesses.commitment)
+            _check_terms(evidence, findings, body.campaign_id)
             return
     raise IntegrityError(
         "expected a ledger with the result of this very evidence, and its guesses before it, found "
         "none: guesses may have been made after the labels were seen"
     )
+
+
+def _check_terms(evidence: Evidence, findings: Findings, campaign_id: str) -> None:
+    """Evidence about other noise, another rate or another number of steps says nothing here."""
+    campaign = findings.budget.campaigns.get(campaign_id)
+    audited = evidence.opening.plan.terms.mechanism
+    if campaign is None or replace(campaign.reserved.mechanism, unit=audited.unit) != audited:
+        raise IntegrityError(
+            f"expected an audit of the terms that campaign {campaign_id} reserved, found one of others"
+        )

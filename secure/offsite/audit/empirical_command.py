@@ -47,6 +47,8 @@ def audit_mechanism(
         rate = Fraction(sampling)
     except (ValueError, ZeroDivisionError):
         raise ConfigError(f"--sampling: expected a rate as 1/4, found {sampling[:40]!r}") from None
+    if evidence_file is not None and not evidence_file.parent.is_dir():
+        raise ConfigError(f"--evidence: {evidence_file.parent} is no folder; nothing was run")
     plan = AuditPlan(Terms(noise, rate, steps), delta, canaries=canaries, duels=duels)
 
     def commit(document: bytes) -> str:

@@ -15,6 +15,8 @@ def read_file(path: Path, most: int, advice: str) -> bytes:
     try:
         if path.is_dir():
             raise ConfigError(f"{path} cannot be read: it is a folder")
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path} cannot be read: it is no file")
         size = path.stat().st_size
         if size > most:
             raise IntegrityError(f"{path}: expected at most {most} bytes, found {size}")

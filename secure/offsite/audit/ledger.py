@@ -11,13 +11,15 @@ What it does not show: that the machine really clipped and noised. Each campaign
 says what is known about that (`privacy.ledger.assurance`).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from offsite.audit.files import read_file
-from offsite.secure.errors import ConfigError, IntegrityError, OffsiteError
+from offsite.secure.errors import ConfigError, IntegrityError, OffsiteError, PolicyError
 from offsite.secure.identity import IdentityPublicKey
 from offsite.secure.privacy.ledger.accountants import AccountantsOfRecord, Accounting
 from offsite.secure.privacy.ledger.admission import epsilon_of_account
@@ -43,8 +45,9 @@ class AccountLine:
     data_set: bytes
     limit: LimitSet | None
     adaptivity: Adaptivity
-    spent: float
-    exposed: float
+    spent: float | None
+    """None where there is no figure: accountants disagree, or it is beyond any use."""
+    exposed: float | None
     """With what open campaigns may still use: what the limit bounds."""
     cross_checks: dict[str, float]
     """What was spent, by the other accountants; empty where a filter decides."""
@@ -136,7 +139,6 @@ def audit_ledger(
     Raises:
         ConfigError: a file is missing, or a key cannot be one.
         IntegrityError: it is no ledger at all.
-        PolicyError: there is no figure to report: accountants disagree.
     """
     folder = path if path.is_dir() else path.parent
     entries = path / ENTRIES if path.is_dir() else path
@@ -169,12 +171,20 @@ def read_ledger(path: Path, key: str | None = None) -> Findings:
 def _account(budget: Budget, data_set: bytes, accounting: Accounting) -> AccountLine:
     limit, adaptivity = budget.limit_of(data_set), budget.adaptivity(data_set)
     if limit is None:
-        return AccountLine(data_set, None, adaptivity, 0.0, 0.0, {})
-    spent = epsilon_of_account(budget, data_set, accounting, only_spent=True)
-    exposed = epsilon_of_account(budget, data_set, accounting)
-    return AccountLine(
-        data_set, limit, adaptivity, spent, exposed, _cross_checks(budget, data_set, limit)
-    )
+        return AccountLine(data_set, None, adaptivity, None, None, {})
+    spent = _figure(partial(epsilon_of_account, budget, data_set, accounting, only_spent=True))
+    exposed = _figure(partial(epsilon_of_account, budget, data_set, accounting))
+    checks = {} if spent is None else _cross_checks(budget, data_set, limit)
+    return AccountLine(data_set, limit, adaptivity, spent, exposed, checks)
+
+
+def _figure(epsilon: Callable[[], float]) -> float | None:
+    """An epsilon that can be reported."""
+    try:
+        found = epsilon()
+    except (PolicyError, ConfigError):  # the ledger's faults say so, too
+        return None
+    return found if math.isfinite(found) else None
 
 
 def _cross_checks(budget: Budget, data_set: bytes, limit: LimitSet) -> dict[str, float]:
@@ -189,7 +199,10 @@ def _cross_checks(budget: Budget, data_set: bytes, limit: LimitSet) -> dict[str,
 
 def _receipts(folder: Path, more: Sequence[Path]) -> list[Path]:
     beside = folder / RECEIPTS
-    found = sorted(beside.iterdir()) if beside.is_dir() else []
+    try:
+        found = sorted(beside.iterdir()) if beside.is_dir() else []
+    except OSError as error:
+        raise ConfigError(f"{beside} cannot be read: {error.strerror}") from None
     if len(found) > MOST_RECEIPTS:
         raise IntegrityError(f"{beside}: expected at most {MOST_RECEIPTS} files, found more")
     return [*found, *more]

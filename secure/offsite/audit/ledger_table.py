@@ -52,8 +52,10 @@ def _accounts(accounts: tuple[AccountLine, ...]) -> Table:
             line.data_set.hex()[:16],
             "none" if limit is None else f"{limit.epsilon:g}",
             "" if limit is None else f"{limit.delta:g}",
-            f"{line.spent:.3f}",
-            f"{line.exposed:.3f}",
+            *(
+                "none" if figure is None else f"{figure:.3f}"
+                for figure in (line.spent, line.exposed)
+            ),
             *(_figure(line, name) for name in ("prv", "rdp")),
         )
     return table

@@ -19,14 +19,16 @@ def read_proof(data: bytes) -> ProofFacts:
         if not isinstance(document, dict) or document["schema"] != SCHEMA:
             raise KeyError("schema")
         checks = document["checks"]
-        assert isinstance(checks, list)
+        if not isinstance(checks, list):
+            raise TypeError("checks")
         return ProofFacts(hashlib.sha256(data).hexdigest(), tuple(map(_check, checks)))
-    except (KeyError, TypeError, ValueError, AssertionError):
+    except (KeyError, TypeError, ValueError):
         raise IntegrityError("expected a start-up proof, found another document") from None
 
 
 def _check(value: Json) -> ProofCheck:
-    assert isinstance(value, dict)
+    if not isinstance(value, dict):
+        raise TypeError("check")
     least, most, found, miss = (
         float(str(value[name])) for name in ("least", "most", "statistic", "miss")
     )

@@ -143,9 +143,10 @@ def audit_round(
     # (Its expiry was the members' concern, when they took part; an audit comes later.)
     directory = open_directory(envelope.from_bytes(signed_directory), authority, 0.0)
     coordinator = directory.coordinator().identity_key
-    # (2) The terms, signed by that coordinator, name this very directory.
+    # (2) The terms, signed by that coordinator, name this very directory; where it was published.
     terms = open_config(evidence.config, coordinator)
     _check_directory(terms, directory, signed_directory)
+    place = _log_place(folder, result, coordinator, beside)
     # (3) Every message of every member, every commitment, and the sum.
     vectors = _Vectors(folder, terms.values + 1, len(evidence.uploads), report)
     try:
@@ -159,7 +160,7 @@ def audit_round(
         )
     except PolicyError as error:  # what a running round would wait for
         raise IntegrityError(f"the evidence is not that of a finished round: {error}") from None
-    # (4) What the sum says is what so many members can have said; where it was published.
+    # (4) What the sum says is what so many members can have said.
     mean = decode(verified.total, len(verified.survivors), terms.fixed_point)
     members = tuple(sorted((*verified.survivors, *verified.dropped)))
     return Audit(
@@ -171,7 +172,7 @@ def audit_round(
         _signatures(evidence),
         mean.total_weight,
         vectors.unused(),
-        _log_place(folder, result, coordinator, beside),
+        place,
     )
 
 

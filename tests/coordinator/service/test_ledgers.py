@@ -15,13 +15,15 @@ from offsite.edge_client.privacy.limit import PrivacyLimit
 from offsite.edge_client.privacy.receipts import renew_receipt
 from offsite.edge_client.state import EdgeState
 from offsite.secure.aggregation import merkle
-from offsite.secure.errors import IntegrityError, OffsiteError, PeerError
+from offsite.secure.errors import IntegrityError, OffsiteError, PeerError, SignatureError
 from offsite.secure.identity import IdentityKey
 from offsite.secure.privacy.ledger.checkpoint import (
+    COORDINATOR_NAME,
     Checkpoint,
     check_receipt,
     sign_checkpoint,
 )
+from offsite.secure.privacy.ledger.notes import Note
 from offsite.secure.privacy.ledger.verification import verify_ledger
 from offsite.v1.ledger_pb2 import CountersignRequest, GetReceiptRequest
 from offsite.v1.ledger_pb2_grpc import LedgerServiceStub, add_LedgerServiceServicer_to_server
@@ -218,6 +220,26 @@ def test_a_ledger_that_was_put_back_is_found_out(
         again.settle_limit(PrivacyLimit(800.0))
         with pytest.raises(IntegrityError, match="put back to an older state"):
             renew_receipt(channel, again, key)
+
+
+def test_a_receipt_that_this_edge_never_signed_is_the_coordinators_lie(
+    served: Coordinator, edge_a: EdgeState
+) -> None:
+    """It would have the owner believe that its ledger was put back."""
+    folder, key = opened(edge_a), served.keys.coordinator
+    forger = Entries(IdentityKey.from_seed(b"f" * 32), "a", "b", "c")
+    forged = Note.from_bytes(forger.note(3)).cosigned_by(key, COORDINATOR_NAME, 1)
+    served.store.receipts.add("edge-a", forged.to_bytes(), 1.0)
+    with open_channel(edge_a) as channel, pytest.raises(SignatureError):
+        renew_receipt(channel, folder, key.public)
+
+
+def test_asking_again_costs_no_row(served: Coordinator, edge_a: EdgeState) -> None:
+    receipts = Receipts(served.store, served.keys.coordinator, served.clock)
+    note = Entries(edge_a.identity_key(), "a", "b").note(2)
+    first = receipts.countersign("edge-a", note, ())
+    served.clock.offset_s = 60.0
+    assert receipts.countersign("edge-a", note, ()) == first
 
 
 def test_a_coordinator_cannot_hand_over_another_receipt(

@@ -103,7 +103,19 @@ def test_the_unit_cannot_change(tmp_path: Path) -> None:
         settled(PrivacyLimit(8.0), None, None, None, "patient")
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"epsilon": 8, "more": 1}', "null"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{}",
+        "[]",
+        "null",
+        '{"epsilon": 8, "more": 1}',
+        '{"epsilon": true}',
+        '{"epsilon": "8"}',
+        '{"epsilon": 8, "person_column": 5}',
+    ],
+)
 def test_a_damaged_limit_is_never_taken_for_none(tmp_path: Path, content: str) -> None:
     (tmp_path / "privacy.json").write_text(content)
     with pytest.raises(ConfigError, match="privacy limit"):

@@ -145,6 +145,23 @@ def test_a_ledger_that_lost_a_file_is_refused(tmp_path: Path, name: str) -> None
         opened(tmp_path)
 
 
+@pytest.mark.parametrize("cut", [b"", b'{"body":{"own'])
+def test_a_ledger_whose_first_entry_was_cut_begins_anew(tmp_path: Path, cut: bytes) -> None:
+    opened(tmp_path)
+    (tmp_path / ENTRIES).write_bytes(cut)
+    assert opened(tmp_path).ledger.size == 1
+
+
+@pytest.mark.parametrize("left", ["receipts/3", "proofs/a.json", "audits/a.json", "receipt"])
+def test_a_lost_ledger_is_not_taken_for_a_new_one(tmp_path: Path, left: str) -> None:
+    opened(tmp_path)
+    (tmp_path / left).parent.mkdir(exist_ok=True)
+    (tmp_path / left).touch()
+    (tmp_path / ENTRIES).unlink()
+    with pytest.raises(ConfigError, match="is gone"):
+        opened(tmp_path)
+
+
 def test_digests_that_are_gone_or_changed_are_refused(tmp_path: Path) -> None:
     folder = begun(tmp_path)
     path = next((tmp_path / "data").iterdir())

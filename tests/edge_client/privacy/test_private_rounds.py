@@ -272,6 +272,33 @@ def test_terms_are_frozen_for_a_campaign(edge: Edge) -> None:
         assert isinstance(edge.bodies[-1], Aborted)
 
 
+def test_steps_that_would_tell_how_many_rows_there_are_are_refused(edge: Edge) -> None:
+    by_epochs = replace(PRIVATE, local_steps=0, local_epochs=2.0)
+    with pytest.raises(SitsOutError, match="ask the coordinator to set tuning"):
+        edge.answer(plan_for(edge.release, settings=by_epochs))
+    assert edge.claimed == 0
+
+
+def test_other_settings_are_proven_anew(edge: Edge) -> None:
+    edge.answer(private_plan(edge.release))
+    edge.answer(private_plan(edge.release, attempt=2))
+    assert sum(isinstance(body, StartProof) for body in edge.bodies) == 1
+    narrow = replace(PRIVATE, micro_batch_tokens=64)
+    edge.answer(plan_for(edge.release, settings=narrow, round=2))
+    assert sum(isinstance(body, StartProof) for body in edge.bodies) == 2
+
+
+def test_a_damaged_ledger_tells_the_coordinator_nothing(edge: Edge) -> None:
+    edge.answer(private_plan(edge.release))
+    for path in (edge.folder / "ledger" / "data").iterdir():
+        path.write_bytes(b"changed")
+    edge.rows = range(12, 40)
+    edge.started()
+    with pytest.raises(SitsOutError, match="record digests") as caught:
+        edge.answer(private_plan(edge.release, round=2))
+    assert public_text(caught.value) == "SitsOutError: this edge sits this round out"
+
+
 def test_a_campaign_that_runs_out_of_steps_sits_the_rest_out(edge: Edge) -> None:
     for attempt in (1, 2):
         edge.answer(private_plan(edge.release, attempt=attempt))

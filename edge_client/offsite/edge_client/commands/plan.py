@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.table import Table
 
 from offsite.edge_client.data import read_data
-from offsite.edge_client.privacy.campaign_budget import SPARE
+from offsite.edge_client.privacy.campaign_budget import with_spare
 from offsite.edge_client.privacy.forecast import Forecast, Intended, forecast
 from offsite.edge_client.privacy.limit import PrivacyLimit
 from offsite.edge_client.privacy.step_time import seconds_of_a_step
@@ -19,6 +19,7 @@ from offsite.edge_client.state import EdgeState
 from offsite.emulator.bundle.bundle import Bundle
 from offsite.emulator.bundle.reader import open_bundle
 from offsite.emulator.rounds.plan import TuningSettings
+from offsite.emulator.rounds.vector import value_count
 from offsite.emulator.terminal import Terminal
 
 BESIDE = (1.0, 3.0, 8.0)
@@ -51,12 +52,12 @@ def show_plan(request: PlanRequest, terminal: Terminal) -> None:
         ConfigError: the data cannot be used, or delta is too large for them.
     """
     data = read_data(request.data, request.limit.person_column)
-    units = len(data.rows if data.persons is None else set(data.persons))
+    units = data.unit_count
     request.limit.check_units(units)
     bundle = _bundle(request.state)
     asked = request.rounds * request.steps
-    batch, steps = min(request.batch, units), asked + -(-asked // SPARE)
-    values = None if bundle is None else _values(bundle)
+    batch, steps = min(request.batch, units), with_spare(asked)
+    values = None if bundle is None else value_count(bundle.adapter_schema)
     intended = Intended(units, batch, steps, values, request.limit.unit, request.limit.delta)
     epsilons = sorted({request.limit.epsilon, *BESIDE})
     rows = []
@@ -91,16 +92,6 @@ def _bundle(root: Path) -> Bundle | None:
             return None
         signer = state.directory(time.time()).coordinator().identity_key
         return open_bundle(state.bundle, signer, time.time())
-
-
-def _values(bundle: Bundle) -> int:
-    total = 0
-    for spec in bundle.adapter_schema.values():
-        size = 1
-        for length in spec.shape:
-            size *= length
-        total += size
-    return total
 
 
 def _table(

@@ -28,7 +28,6 @@ from offsite.edge_client.privacy.ledger_folder import LedgerFolder
 from offsite.edge_client.privacy.limit import PrivacyLimit
 from offsite.emulator.rounds.instruction import adapter_digest
 from offsite.emulator.rounds.plan import RoundPlan, TuningSettings
-from offsite.emulator.training.batches import steps_of
 from offsite.secure.errors import PolicyError
 from offsite.secure.identity import IdentityPublicKey
 from offsite.secure.privacy.ledger.accountants import AccountantsOfRecord, Accounting
@@ -49,6 +48,11 @@ MOST_NOISE: Final = 64.0
 """More noise than this teaches nobody anything; a campaign that would need it is refused."""
 
 
+def with_spare(steps: int) -> int:
+    """So many steps, and those that are reserved on top."""
+    return steps + -(-steps // SPARE)
+
+
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """What a plan asks of data with so many units."""
@@ -62,11 +66,20 @@ class Schedule:
 
     @classmethod
     def of(cls, plan: RoundPlan, units: int) -> "Schedule":
-        """Steps are by the plan; one by epochs counts units."""
-        settings, batch = plan.settings, min(plan.settings.batch_examples, units)
-        steps = settings.local_steps or steps_of(units, batch, settings.local_epochs)
+        """What is asked of so many units.
+
+        Raises:
+            PolicyError: the plan counts in epochs. Steps would tell how many units there are: by the
+                time they take, and by the entries of a ledger whose size is counter-signed.
+        """
+        steps, batch = plan.settings.local_steps, min(plan.settings.batch_examples, units)
+        if not steps:
+            raise PolicyError(
+                "a private edge tunes by local_steps, the same for all; the plan counts in "
+                "local_epochs: ask the coordinator to set tuning.local_steps"
+            )
         asked = plan.total_rounds * steps
-        return cls(batch, Fraction(batch, units), steps, asked + -(-asked // SPARE))
+        return cls(batch, Fraction(batch, units), steps, with_spare(asked))
 
 
 @dataclass(frozen=True, slots=True)

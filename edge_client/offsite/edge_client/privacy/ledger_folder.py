@@ -100,9 +100,14 @@ class LedgerFolder:
         for folder in (root, root / "data", root / "receipts"):
             private_folder(folder)
         path = root / ENTRIES
-        if not path.exists():
+        data = _read(path) if path.exists() else b""
+        if b"\n" not in data and not _is_used(root):
+            # None yet, or one whose very first entry a full disk or a crash cut.
+            path.unlink(missing_ok=True)
             return cls._create(root, key, owner, software, clock)
-        data, receipt = _read(path), root / RECEIPT
+        if not path.exists():
+            raise ConfigError(f"{path} is gone; " + _advice(root))
+        receipt = root / RECEIPT
         receipts = [_read(receipt)] if receipt.exists() else []
         found, whole = Ledger.read(data, key.public, receipts)
         if whole != data:
@@ -126,8 +131,6 @@ class LedgerFolder:
         clock: Callable[[], float],
     ) -> Self:
         # A ledger begins with its first entry, so a salt without one belongs to nothing yet.
-        if (root / RECEIPT).exists() or any((root / "data").iterdir()):
-            raise ConfigError(f"{root / ENTRIES} is gone; " + _advice(root))
         salt = secrets.token_bytes(SALT_BYTES)
         write_atomic(root / "salt", salt)
         folder = cls(root, key, clock, Ledger(), salt)
@@ -220,6 +223,12 @@ class LedgerFolder:
             _cut(path, size)
             raise machine_error(path, error) from error
         self._is_broken = False
+
+
+def _is_used(root: Path) -> bool:
+    """Whether anything lies there that only a ledger with entries leaves."""
+    beside = (root / name for name in ("data", "receipts", "proofs", "audits"))
+    return (root / RECEIPT).exists() or any(any(f.iterdir()) for f in beside if f.is_dir())
 
 
 def _append_synced(path: Path, line: bytes) -> None:

@@ -32,6 +32,10 @@ class PrivacyLimit:
     """The column that names whom a row is about; None: every row is a unit of its own."""
 
     def __post_init__(self) -> None:
+        numbers = (self.epsilon, self.delta, self.campaign_epsilon)
+        is_odd = any(isinstance(n, bool) or not isinstance(n, int | float | None) for n in numbers)
+        if is_odd or not isinstance(self.person_column, str | None):
+            raise ConfigError("a privacy limit: expected numbers, and a column's name")
         _require_epsilon("--epsilon", self.epsilon)
         if self.campaign_epsilon is not None:
             _require_epsilon("--campaign-epsilon", self.campaign_epsilon)
@@ -76,7 +80,7 @@ def read_limit(root: Path) -> PrivacyLimit | None:
         return PrivacyLimit(**json.loads(path.read_bytes()))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, ConfigError) as error:
         raise ConfigError(
             f"{path} cannot be read as a privacy limit; give --epsilon and --delta again: {error}"
         ) from error

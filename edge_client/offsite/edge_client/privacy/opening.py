@@ -36,7 +36,7 @@ def open_budget(
             )
         tell(NO_PRIVACY)
         return None
-    limit.check_units(len(data.rows if data.persons is None else set(data.persons)))
+    limit.check_units(data.unit_count)
     ledger = open_ledger(state, owner)
     ledger.settle_limit(limit)
     save_limit(state.root, limit)

@@ -1,7 +1,7 @@
 """A private edge's rounds: reserved, proven, claimed, tuned; in this order and never otherwise.
 
     (1) the campaign's reservation, or a refusal, in the ledger
-    (2) the start-up proof on this very model and adapter, once per process
+    (2) the start-up proof on this very model and adapter, once a session for the same settings
     (3) tuning, block after block, each claimed before it runs
     (4) what was spent, told to the owner alone
 
@@ -30,14 +30,14 @@ from offsite.edge_client.privacy.unit_examples import UnitExamples
 from offsite.edge_client.task import Task
 from offsite.edge_client.tuning import Callbacks
 from offsite.edge_client.workbench import Workbench
-from offsite.emulator.durable import write_atomic
+from offsite.emulator.durable import private_folder, write_atomic
 from offsite.emulator.privacy.backends.backend import flat_size
 from offsite.emulator.privacy.per_example.engine import PerExampleEngine
 from offsite.emulator.privacy.proof.dropout import without_dropout
 from offsite.emulator.privacy.proof.mechanism import Packed, PrivateStep, Unit
 from offsite.emulator.privacy.proof.proof import prove
 from offsite.emulator.privacy.proof.synthetic import Sizes
-from offsite.emulator.rounds.plan import RoundPlan
+from offsite.emulator.rounds.plan import RoundPlan, TuningSettings
 from offsite.secure.errors import OffsiteError
 from offsite.secure.identity import IdentityPublicKey
 from offsite.secure.privacy.ledger.bodies import Aborted, Closed, StartProof
@@ -59,7 +59,7 @@ class PrivateRounds:
     """The owner alone: nothing of it may be sent."""
     countersign: Callable[[], None]
     """Has the ledger counter-signed."""
-    _proven: set[str] = field(default_factory=set)
+    _proven: set[tuple[str, TuningSettings]] = field(default_factory=set)
 
     def tune(
         self,
@@ -105,6 +105,8 @@ class PrivateRounds:
             callbacks=callbacks,
         )
         # (4) What it cost.
+        if not tuned.has_trained:
+            self.tell("no row of this data had a gradient in any step: the update is noise alone")
         self.tell(self.spent(budget).describe())
         self.countersign()
         return tuned
@@ -151,7 +153,7 @@ class PrivateRounds:
             units,
             implementation,
         )
-        if budget.reserved.campaign_id not in self._proven:
+        if (budget.reserved.campaign_id, plan.settings) not in self._proven:
             self.tell(budget.describe())
         return budget
 
@@ -164,7 +166,7 @@ class PrivateRounds:
     ) -> None:
         """Try the mechanism on this model; the digest of what was found goes into the ledger."""
         campaign_id = budget.reserved.campaign_id
-        if campaign_id in self._proven:
+        if (campaign_id, plan.settings) in self._proven:
             return
         self.tell("proving sensitivity, noise and sampling on this model")
         tokens = plan.settings.micro_batch_tokens
@@ -179,11 +181,11 @@ class PrivateRounds:
             sizes = Sizes(model.config.vocab_size, plan.settings.max_tokens)
             report = prove(step, sizes, ENGINE)
         folder = self.ledger.root / "proofs"
-        folder.mkdir(mode=0o700, exist_ok=True)
+        private_folder(folder)
         write_atomic(folder / f"{report.digest.hex()}.json", report.to_json())
         self.ledger.append(StartProof(campaign_id, report.digest, report.passed))
         report.require_passed()
-        self._proven.add(campaign_id)
+        self._proven.add((campaign_id, plan.settings))
 
 
 def _packed(units: "list[Unit]", micro_batch_tokens: int) -> "list[Packed]":

@@ -16,8 +16,9 @@ Notable decisions:
   what is released. There is no random state in a checkpoint: noise and sampling get fresh entropy
   from the operating system in every step, also after a restart.
 
-Rules: a unit whose gradient is not finite adds nothing and stops nothing, for a stop would tell of it; a
-run in which no unit ever had a finite gradient is an error (the adapter would be noise alone).
+Rules: a unit whose gradient is not finite adds nothing and stops nothing, and nor does a run in which no
+unit has a gradient: a stop would tell of the data. That the adapter trains at all is what the start-up
+proof has shown, on made-up units.
 Source: Abadi et al., CCS 2016, algorithm 1.
 """
 
@@ -41,7 +42,7 @@ from offsite.edge_client.tuning import NO_CHECKPOINT, Callbacks
 from offsite.emulator.privacy.backends.backend import Backend, flat_size
 from offsite.emulator.privacy.proof.dropout import without_dropout
 from offsite.emulator.training.masters import Masters
-from offsite.secure.errors import ConfigError, MachineError, PolicyError
+from offsite.secure.errors import MachineError, PolicyError
 from offsite.secure.privacy.logical_batch import LogicalBatch, StepTerms
 from offsite.secure.privacy.randomness.source import ENTROPY_BYTES, NoiseSource
 
@@ -70,6 +71,8 @@ class PrivateOutcome:
     delta: dict[str, torch.Tensor]
     steps: int
     seconds: float
+    has_trained: bool
+    """Whether any unit had a gradient; for the owner alone."""
 
 
 def tune_privately(
@@ -90,7 +93,6 @@ def tune_privately(
     """Take up to ``steps`` private steps from ``base``; the model is left with the tuned values.
 
     Raises:
-        ConfigError: nothing trains.
         PolicyError: no step could be claimed, or one was not what was claimed; nothing is released.
     """
     if terms.sampler.units != units.count:
@@ -158,12 +160,8 @@ class _PrivateTuner:
                 "no step is left of those that were reserved for this campaign: too many attempts "
                 "or restarts; this edge sits the rest of it out"
             )
-        if not self.has_trained:
-            raise ConfigError(
-                "no example had a gradient in any step: expected an adapter that trains, found one "
-                "that would be noise alone; check that the data hold something to learn"
-            )
-        return PrivateOutcome(difference(self.masters.copies(), base), self.step, self.seconds)
+        delta = difference(self.masters.copies(), base)
+        return PrivateOutcome(delta, self.step, self.seconds, self.has_trained)
 
     def _block(self) -> bool:
         """Claim and run a block; False where nothing is left to claim."""

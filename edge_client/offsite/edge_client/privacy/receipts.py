@@ -1,4 +1,4 @@
-"""Having the ledger counter-signed: before the first round of a session and after each release.
+"""Having the ledger counter-signed: when a session begins, and after a round's last commit.
 
 The coordinator's last receipt is asked for first. If this ledger does not continue it, the folder was
 put back to an older state (a backup, a clone of the machine), and what was spent since would be
@@ -16,8 +16,8 @@ from offsite.edge_client.resume import Persistence
 from offsite.secure import limits
 from offsite.secure.errors import IntegrityError, TransportError
 from offsite.secure.identity import IdentityPublicKey
-from offsite.secure.privacy.ledger.checkpoint import Checkpoint, check_receipt
-from offsite.secure.privacy.ledger.notes import NOTE_BYTES, Note
+from offsite.secure.privacy.ledger.checkpoint import check_receipt, open_checkpoint
+from offsite.secure.privacy.ledger.notes import NOTE_BYTES
 from offsite.v1.ledger_pb2 import CountersignRequest, GetReceiptRequest
 from offsite.v1.ledger_pb2_grpc import LedgerServiceStub
 
@@ -63,7 +63,7 @@ def receipt_renewed(
 
 def _known_size(folder: LedgerFolder, receipt: bytes, coordinator: IdentityPublicKey) -> int:
     """How many entries the coordinator has seen, if they are the first ones of this ledger."""
-    stated = Checkpoint.from_text(Note.from_bytes(receipt).text)
+    stated = open_checkpoint(receipt, folder.key.public)  # nobody else can have signed it
     check_receipt(receipt, stated, coordinator)
     ledger = folder.ledger
     if stated.size > ledger.size or ledger.head(stated.size) != stated:

@@ -20,17 +20,19 @@ def seconds_of_a_step(
     bundle: Bundle, data: Data, settings: TuningSettings, tell: Callable[[str], None]
 ) -> float:
     """Gradients of one batch of the first units, after one to warm up; seconds."""
-    workbench = Workbench(bundle, data, torch.device("cpu"), tell, silent)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # as a round chooses
+    workbench = Workbench(bundle, data, device, tell, silent)
     examples = workbench.examples(settings.max_tokens)
     units = UnitExamples.of(data, examples.examples, examples.rows)
     model, parameters = workbench.model(settings.dtype, bundle.load_adapter())
-    total = torch.zeros(flat_size(parameters))
+    total = torch.zeros(flat_size(parameters), device=device)
     seconds = 0.0
     with without_dropout(model), PerExampleEngine(model, parameters) as engine:
         for _ in range(2):
             started = time.monotonic()
             drawn = range(min(settings.batch_examples, units.count))
             for part in units.batches(drawn, settings.micro_batch_tokens):
-                engine.clipped_sum_into(part.batch, part.unit_of_row, settings.unit_clip, total)
+                rows = part.batch.to(device), part.unit_of_row.to(device)
+                float(engine.clipped_sum_into(*rows, settings.unit_clip, total).sum())
             seconds = time.monotonic() - started
     return seconds

@@ -69,7 +69,8 @@ def check_log(results: Sequence[bytes], head: Head) -> None:
     if head_of(results) != head:
         raise IntegrityError(
             f"expected a log of {head.size} results that leads to the signed head, found one of "
-            f"{len(results)} that does not: a result was changed, added or taken out"
+            f"{len(results)} that does not: a result was changed, added or taken out, or the two "
+            "files were copied while one was being written: copy both again"
         )
 
 
