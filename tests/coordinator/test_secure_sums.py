@@ -12,6 +12,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from tests.secure.aggregation.fleets import COORDINATOR, config, identity_of, name_of
 
+from offsite.audit.round import audit_round
 from offsite.coordinator.campaign_parts import Campaign, CoordinatorKeys, SecureParts
 from offsite.coordinator.local_grid import LocalGrid
 from offsite.coordinator.secure_sums.decisions import Decision
@@ -273,3 +274,18 @@ def test_no_file_of_the_coordinator_holds_an_update(tmp_path: Path) -> None:
             encoded = next(iter(words)).read_bytes()
             assert update[:4].tobytes() not in data
             assert encoded[:16] not in data
+
+
+def test_a_sum_that_was_published_stays_as_it_is_when_late_reveals_come(tmp_path: Path) -> None:
+    """Killed after it published; at the restart one more client has revealed."""
+    scene = Scene(tmp_path, 5, {4: Action.REVEAL})
+    first = scene.run(LocalGrid(scene.apps)).mean()
+    folder = tmp_path / "evidence" / SUM_ID
+    kept = {path.name: path.read_bytes() for path in folder.iterdir()}
+    again = Scene(tmp_path, 5)
+    again.decisions = scene.decisions
+    second = again.run(LocalGrid(again.apps)).mean()
+    assert np.array_equal(second.mean.values, first.mean.values)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == kept
+    assert scene.results.all() == [kept[RESULT]]
+    assert audit_round(folder, AUTHORITY.public.short).verified.survivors == first.survivors

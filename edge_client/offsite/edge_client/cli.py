@@ -213,6 +213,21 @@ def audit(
 
 
 @app.command(epilog=EXIT_CODES)
+def close(
+    campaign: Annotated[str, typer.Argument(help="A campaign of the ledger, by its beginning.")],
+    state: State = DEFAULT_STATE,
+    json: Json = False,
+) -> None:
+    """Close a private campaign that will not go on: steps that nobody claimed are free again.
+
+    What was claimed stays spent. Campaigns that end while this edge is there are closed by themselves.
+    """
+    from offsite.edge_client.commands.close import close_campaign
+
+    close_campaign(state, campaign, Terminal(json))
+
+
+@app.command(epilog=EXIT_CODES)
 def status(state: State = DEFAULT_STATE, json: Json = False) -> None:
     """Show who this edge is, what it fetched and what it has returned."""
     from offsite.edge_client.commands.status import show_status

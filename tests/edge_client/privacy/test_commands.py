@@ -7,10 +7,11 @@ from typing import Self
 import pytest
 from tests.audit.test_round import run as audit_run
 from tests.edge_client.privacy.ledgers import LIMIT, data_of, opened, reserved
+from tests.edge_client.privacy.ledgers import Steps as Free
 from typer.testing import CliRunner
 
 from offsite.edge_client import cli
-from offsite.edge_client.commands import audit
+from offsite.edge_client.commands import audit, close
 from offsite.edge_client.privacy.forecast import Intended, forecast, found_at
 from offsite.edge_client.privacy.ledger_folder import LedgerFolder
 from offsite.edge_client.privacy.limit import PrivacyLimit, read_limit, save_limit, settled
@@ -20,7 +21,7 @@ from offsite.secure.privacy.accounting.view import epsilon_of
 from offsite.secure.privacy.calibration import schedule
 from offsite.secure.privacy.ledger.accountants import AccountantsOfRecord
 from offsite.secure.privacy.ledger.assurance import Assurance, assurance_of
-from offsite.secure.privacy.ledger.bodies import AuditGuesses, AuditResult, StartProof
+from offsite.secure.privacy.ledger.bodies import AuditGuesses, AuditResult, Claimed, StartProof
 from offsite.secure.privacy.units import Unit
 
 # The forecast.
@@ -173,6 +174,28 @@ def test_an_audit_commits_in_the_ledger_and_raises_the_assurance(
     assert kinds[-3:] == [AuditGuesses, AuditGuesses, AuditResult]
     with pytest.raises(ConfigError, match="--campaign: expected the beginning"):
         audit.audit_own_mechanism(tmp_path, "zzz", 200, 200, Terminal())
+
+
+def test_a_campaign_that_will_not_go_on_gives_back_what_nobody_claimed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "ledger"
+    folder = opened(root)
+    folder.settle_limit(LIMIT)
+    folder.admit(reserved(folder.data_set(data_of("a", "b"), Unit.RECORD), 6), Free())
+    folder.append(Claimed("c 1", 1, 1, 0, 2, bytes(32)))
+    save_limit(tmp_path, LIMIT)
+    monkeypatch.setattr(close.EdgeState, "open", lambda path: _State())
+    monkeypatch.setattr(close, "open_ledger", lambda state, owner: opened(root))
+    close.close_campaign(tmp_path, "c", Terminal(as_json=True))
+    told = json.loads(capsys.readouterr().out)
+    assert (told["campaign"], told["returned_steps"]) == ("c 1", 4) and told["spent"] > 0
+    assert not opened(root).budget.campaigns["c 1"].is_open
+    with pytest.raises(ConfigError, match="closed already"):
+        close.close_campaign(tmp_path, "c", Terminal())
+    with pytest.raises(ConfigError, match="joined with --epsilon"):
+        close.close_campaign(tmp_path / "nowhere", "c", Terminal())
+    assert not (tmp_path / "nowhere").exists()
 
 
 def _records(root: Path) -> tuple:  # type: ignore[type-arg]

@@ -14,7 +14,7 @@ from offsite.audit.empirical.mechanism import Terms
 from offsite.audit.empirical.plan import AuditPlan
 from offsite.audit.empirical.report import render
 from offsite.audit.empirical.run import run_empirical
-from offsite.edge_client.privacy.ledger_folder import LedgerFolder
+from offsite.edge_client.privacy.campaigns import chosen
 from offsite.edge_client.privacy.limit import read_limit
 from offsite.edge_client.privacy.opening import open_ledger
 from offsite.edge_client.state import EdgeState
@@ -37,11 +37,11 @@ def audit_own_mechanism(
         PolicyError: the mechanism does not keep its claim; shown and written down nevertheless.
     """
     limit = read_limit(root)
+    if limit is None:
+        raise ConfigError(f"{root}: expected an edge that joined with --epsilon, found none")
     with EdgeState.open(root) as state:
-        if limit is None or not state.is_enrolled:
-            raise ConfigError(f"{root}: expected an edge that joined with --epsilon, found none")
         ledger = open_ledger(state, state.membership().client_id)
-        name = _chosen(ledger, campaign)
+        name = chosen(ledger, campaign)
         mechanism = ledger.budget.campaigns[name].reserved.mechanism
         assert isinstance(mechanism, PoissonGaussian)
         terms = Terms(mechanism.noise_multiplier, mechanism.sampling, mechanism.steps)
@@ -78,14 +78,3 @@ def audit_own_mechanism(
             f"the mechanism of {name} does not keep its claim of epsilon {audit.claimed_epsilon:.2f}: "
             "do not go on with it"
         )
-
-
-def _chosen(ledger: LedgerFolder, campaign: str | None) -> str:
-    known = list(ledger.budget.campaigns)
-    found = [name for name in known if campaign is None or name.startswith(campaign)]
-    if campaign is None and found:
-        return found[-1]
-    if len(found) == 1:
-        return found[0]
-    names = ", ".join(known) or "none"
-    raise ConfigError(f"--campaign: expected the beginning of one of {names}, found {campaign}")

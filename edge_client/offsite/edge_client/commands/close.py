@@ -1,0 +1,36 @@
+"""`edge-client close`: a campaign is over for this edge, and steps that nobody claimed are free again.
+
+An edge closes by itself the campaigns that it sees end. One whose coordinator failed or went away
+would hold what it reserved for ever; its owner closes it. What was claimed stays spent.
+"""
+
+from pathlib import Path
+
+from offsite.edge_client.privacy.campaigns import chosen
+from offsite.edge_client.privacy.limit import read_limit
+from offsite.edge_client.privacy.opening import open_ledger
+from offsite.edge_client.privacy.spent import spent_of
+from offsite.edge_client.state import EdgeState
+from offsite.emulator.terminal import Terminal
+from offsite.secure.errors import ConfigError
+from offsite.secure.privacy.ledger.bodies import Closed
+
+
+def close_campaign(root: Path, campaign: str, terminal: Terminal) -> None:
+    """Closes a campaign of the ledger.
+
+    Raises:
+        ConfigError: there is no ledger, no such campaign, or it is closed already.
+    """
+    if read_limit(root) is None:
+        raise ConfigError(f"{root}: expected an edge that joined with --epsilon, found none")
+    with EdgeState.open(root) as state:
+        ledger = open_ledger(state, state.membership().client_id)
+        name = chosen(ledger, campaign)
+        found = ledger.budget.campaigns[name]
+        if not found.is_open:
+            raise ConfigError(f"campaign {name} is closed already")
+        ledger.append(Closed(name, found.unclaimed))
+        spent = spent_of(ledger.budget, found.reserved.data_set)
+    document = {"campaign": name, "returned_steps": found.unclaimed, "spent": spent.spent}
+    terminal.result(f"{name}: {found.unclaimed} steps are free again; {spent.describe()}", document)
