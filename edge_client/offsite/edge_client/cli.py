@@ -218,7 +218,7 @@ def close(
     state: State = DEFAULT_STATE,
     json: Json = False,
 ) -> None:
-    """Close a private campaign that will not go on: steps that nobody claimed are free again.
+    """Close a private campaign that will not go on: steps that nobody claimed are reserved no longer.
 
     What was claimed stays spent. Campaigns that end while this edge is there are closed by themselves.
     """

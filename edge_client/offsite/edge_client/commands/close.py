@@ -1,7 +1,9 @@
-"""`edge-client close`: a campaign is over for this edge, and steps that nobody claimed are free again.
+"""`edge-client close`: a campaign is over for this edge; steps that nobody claimed are reserved no longer.
 
 An edge closes by itself the campaigns that it sees end. One whose coordinator failed or went away
-would hold what it reserved for ever; its owner closes it. What was claimed stays spent.
+would hold what it reserved for ever; its owner closes it. What was claimed stays spent. Where a later
+campaign is accounted (the filter), only claims count; the figure of the closed one by itself (PLD) stays
+that of all its steps, for when it ended may depend on what it released.
 """
 
 from pathlib import Path
@@ -33,4 +35,6 @@ def close_campaign(root: Path, campaign: str, terminal: Terminal) -> None:
         ledger.append(Closed(name, found.unclaimed))
         spent = spent_of(ledger.budget, found.reserved.data_set)
     document = {"campaign": name, "returned_steps": found.unclaimed, "spent": spent.spent}
-    terminal.result(f"{name}: {found.unclaimed} steps are free again; {spent.describe()}", document)
+    terminal.result(
+        f"{name}: {found.unclaimed} steps are reserved no longer; {spent.describe()}", document
+    )

@@ -126,7 +126,7 @@ class PrivateRounds:
             self.ledger.append(Aborted(campaign_id, plan.round, plan.attempt, reason))
 
     def close(self) -> None:
-        """The campaigns of this coordinator are over: steps that nobody claimed are free again."""
+        """The campaigns of this coordinator are over: what nobody claimed is reserved no longer."""
         for campaign_id in self._campaigns():
             campaign = self.ledger.budget.campaigns[campaign_id]
             self.ledger.append(Closed(campaign_id, campaign.unclaimed))

@@ -276,7 +276,7 @@ def _check_noise(value: float) -> None:
 def _check_sampling(value: Fraction) -> None:
     # A float rate is refused: 0.01 is not 1/100, and a ledger has to be exact.
     if not isinstance(value, Fraction) or not 0 < value <= 1 or value.denominator > MOST_INTEGER:
-        raise ConfigError(f"sampling: expected a Fraction above 0 and at most 1, found {value!r}")
+        raise ConfigError(f"sampling: expected a fraction above 0 and at most 1, found {value}")
 
 
 def _check_integer(name: str, value: int, most: int) -> None:
