@@ -177,8 +177,10 @@ class _PrivateTuner:
                 self._step(batch, number)
         finally:
             # Steps that ran are committed whatever stopped the others; those count, too.
-            self._save()
-            self.claims.commit(self.step - first, self.masters.values)
+            try:
+                self._save()
+            finally:
+                self.claims.commit(self.step - first, self.masters.values)
         return True
 
     def _step(self, batch: LogicalBatch, number: int) -> None:
