@@ -7,5 +7,8 @@ epsilon on a copy of the owner's state, evaluated on test questions. A seed is a
 questions between the edges; noise is new in every run. Each edge's ledger is audited, and what it spent
 stands in the line. Every campaign is on disk when it ends, so a run that was stopped goes on.
 
+`--set tuning.batch_examples=256` changes a setting of the coordinator, which the line then names: what was
+tried to narrow the gap, in `docs/privacy.md`, was measured so.
+
 Prints a JSON line a campaign and a summary for each epsilon with standard errors over seeds.
 """

@@ -50,23 +50,30 @@ def main() -> None:
 
 def _measured(given: argparse.Namespace, seed: int, epsilon: float | None) -> dict[str, object]:
     """The line of one campaign, measured unless it is there."""
-    folder = given.out / f"seed-{seed}"
+    changed = dict(given.set)
+    folder = given.out / ",".join([f"seed-{seed}", *sorted(map("=".join, given.set))])
     path = folder / f"{_name(epsilon)}.json"
     if not path.exists():
         inputs = prepare(given.inputs, seed)
-        line = _run(folder, inputs, seed, epsilon, given.questions)
+        line = _run(folder, inputs, seed, epsilon, given.questions, SETTINGS | changed)
+        line |= {"set": changed} if changed else {}
         path.write_text(json.dumps(line) + "\n", encoding="utf-8")
     return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def _run(
-    folder: Path, inputs: Inputs, seed: int, epsilon: float | None, questions: int
+    folder: Path,
+    inputs: Inputs,
+    seed: int,
+    epsilon: float | None,
+    questions: int,
+    settings: dict[str, str],
 ) -> dict[str, object]:
     owner, run = folder / "owner", folder / _name(epsilon)
     if not (owner / "done").exists():
         shutil.rmtree(owner, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
-        release(owner, inputs, SETTINGS)
+        release(owner, inputs, settings)
         (owner / "done").touch()
     shutil.rmtree(run, ignore_errors=True)
     run.mkdir(parents=True)
@@ -114,6 +121,13 @@ def _epsilons(text: str) -> list[float | None]:
     return [None if item == "none" else float(item) for item in text.split(",")]
 
 
+def _setting(text: str) -> tuple[str, str]:
+    key, sign, value = text.partition("=")
+    if not sign:
+        raise argparse.ArgumentTypeError(f"expected SECTION.KEY=VALUE, found {text!r}")
+    return key, value
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.private_campaign",
@@ -123,6 +137,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epsilons", type=_epsilons, default=[None, 8.0, 3.0])
     parser.add_argument("--questions", type=int, default=1000, help="test questions")
+    parser.add_argument(
+        "--set",
+        type=_setting,
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="another setting of the coordinator than SETTINGS, to see what it changes",
+    )
     parser.add_argument("--inputs", type=Path, default=Path("build/inputs"))
     parser.add_argument("--out", type=Path, default=Path("build/private_campaign"))
     return parser.parse_args()
