@@ -54,6 +54,34 @@ def test_a_whole_ledger_is_shown_with_every_epsilon_computed_again(ledger: Path)
     shown = run("ledger", str(ledger / ENTRIES), "--key", KEY.public.raw.hex())
     assert shown.returncode == 0 and "The ledger is whole" in shown.stdout
     assert "own word" not in shown.stdout and "declared" in shown.stdout
+    assert "not checked: give" in shown.stdout and "as the data owner set" in shown.stdout
+    assert [(item["entry"], item["epsilon"]) for item in found["limits"]] == [(1, 8.0)]
+
+
+def forged(ledger: Path, root: Path) -> Path:
+    """The same story, told and signed by somebody else."""
+    folder = opened(root, ANOTHER)
+    folder.settle_limit(LIMIT)
+    folder.data_set(data_of("a", "b"), Unit.RECORD)
+    assert folder.ledger.ledger_id != opened(ledger).ledger.ledger_id
+    return root
+
+
+def test_a_ledger_of_any_key_is_never_taken_for_the_owners(ledger: Path, tmp_path: Path) -> None:
+    """It is consistent: only a key from elsewhere tells it from the owner's."""
+    root = str(forged(ledger, tmp_path / "ledger"))
+    shown = run("ledger", root, "--json")
+    assert shown.returncode == 0 and json.loads(shown.stdout)["owner_key_is_stated"] is False
+    assert json.loads(shown.stdout)["countersigned"] is None
+    told = run("budget", root, "--json")
+    assert told.returncode == 0 and "anybody could have made" in told.stderr
+    assert json.loads(told.stdout)["owner_key_is_stated"] is False
+    report = run("report", root, "--out", str(tmp_path / "out"), "--json")
+    assert json.loads(report.stdout)["conclusion"] == "open point"
+    assert "anybody could have made" in (tmp_path / "out" / "privacy-report.html").read_text()
+    owner = ("--key", KEY.public.raw.hex())
+    assert run("budget", root, *owner).returncode == 4
+    assert "anybody" not in run("budget", str(ledger), *owner).stderr
 
 
 def test_what_is_wrong_is_located_and_ends_with_4(ledger: Path, tmp_path: Path) -> None:

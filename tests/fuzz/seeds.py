@@ -1,15 +1,17 @@
 """Writes the seeds of the corpus: what a valid round says, one file for each form of each input.
 
-    python -m tests.fuzz.seeds
+    python -m tests.fuzz.seeds [--ledger]     (--ledger: only those of `ledger_targets`)
 
 Files named `valid-*` must be taken by their target for ever (`test_corpus.py`); regressions, which
 are named after the defect, only must not break it. Sealing draws randomness, so a second run writes
 other bytes that say the same: run it when the protocol's suite changes, not before.
 """
 
+import sys
 from pathlib import Path
 from typing import Final
 
+from tests.fuzz.ledger_targets import ledger_seeds
 from tests.fuzz.scenes import LIAR, TERMS, VICTIM, payload_of, scene, signed_terms
 from tests.fuzz.targets import DEALT, MANY, RAW, SIGNED
 
@@ -76,6 +78,10 @@ def write() -> None:
     }
     files["evidence/valid"] = found.evidence.to_bytes()
     files["journal/valid"] = journal_to_bytes(found.finished.journal)
+    _store(files | ledger_seeds())
+
+
+def _store(files: dict[str, bytes]) -> None:
     for name, data in files.items():
         path = CORPUS / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,4 +89,4 @@ def write() -> None:
 
 
 if __name__ == "__main__":
-    write()
+    _store(ledger_seeds()) if "--ledger" in sys.argv else write()

@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Final
 
 import numpy as np
+from tests.fuzz.ledger_targets import checkpoint, ledger
 from tests.fuzz.scenes import (
     LIAR,
     NAMES,
@@ -370,5 +371,7 @@ TARGETS: Final[dict[str, Target]] = {
         evidence,
         journal,
         exchange,
+        ledger,
+        checkpoint,
     )
 }

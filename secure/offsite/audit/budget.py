@@ -1,7 +1,8 @@
 """`privacy-audit budget`: what was spent and what is left, by data set, campaign and year; what if.
 
 A figure of one campaign or one year is that of its steps alone. They do not add up to the account's:
-privacy losses compose, and the account is less than their sum.
+privacy losses compose, and the account is less than their sum. Steps that never ran, of a campaign that
+ended early, count where they count in the account (`privacy.ledger.budget`), in the year of its end.
 """
 
 from collections.abc import Iterator
@@ -31,6 +32,8 @@ class SpentLine:
     campaign_id: str
     year: int
     steps: int
+    never_ran: int
+    """Of the steps."""
     epsilon: float
 
     def document(self) -> dict[str, object]:
@@ -40,6 +43,7 @@ class SpentLine:
             "campaign": self.campaign_id,
             "year": self.year,
             "steps": self.steps,
+            "never_ran": self.never_ran,
             "epsilon_alone": self.epsilon,
         }
 
@@ -81,7 +85,8 @@ def spent_lines(budget: Budget, accounting: Accounting | None = None) -> Iterato
         terms = Terms(limit, Adaptivity.PREREGISTERED, spend.mechanism)
         epsilon = accounting.epsilon((spend.mechanism,), terms)
         name = spend.campaign_id or "a release outside of training"
-        yield SpentLine(spend.data_set, name, spend.year, spend.mechanism.uses, epsilon)
+        uses, unused = spend.mechanism.uses, spend.never_ran
+        yield SpentLine(spend.data_set, name, spend.year, uses, unused, epsilon)
 
 
 def answers(
@@ -141,6 +146,8 @@ def document(audit: LedgerAudit, lines: list[SpentLine], found: list[Answer]) ->
     """For `--json`."""
     return {
         "is_valid": not audit.findings.faults,
+        "owner_key": audit.keys.owner.raw.hex(),
+        "owner_key_is_stated": audit.keys.is_stated,
         "data_sets": [
             {**account.document(), "left": _left_of(account.limit, account.exposed)}
             for account in audit.accounts
@@ -172,11 +179,12 @@ def _left(accounts: tuple[AccountLine, ...]) -> Table:
 
 def _by_campaign(lines: list[SpentLine]) -> Table:
     table = Table(title="Spent by campaign and year, each by itself")
-    for name in ("data set", "campaign", "year", "steps", "epsilon"):
+    for name in ("data set", "campaign", "year", "steps", "of these never ran", "epsilon"):
         table.add_column(name, overflow="fold")
     for line in lines:
         name = printable(line.campaign_id)
-        figures = (str(line.year), str(line.steps), f"{line.epsilon:.3f}")
+        steps = (str(line.steps), str(line.never_ran))
+        figures = (str(line.year), *steps, f"{line.epsilon:.3f}")
         table.add_row(line.data_set.hex()[:16], name, *figures)
     return table
 

@@ -49,7 +49,11 @@ CoordinatorKey = Annotated[
 ]
 Receipts = Annotated[
     list[Path] | None,
-    typer.Option("--receipt", help="A checkpoint that somebody kept; may be given again."),
+    typer.Option(
+        "--receipt",
+        help="A checkpoint that somebody kept, as `coordinator receipts` writes it; may be given "
+        "again.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 
@@ -135,6 +139,7 @@ def show_a_budget(
 ) -> None:
     """Show what was spent and what is left, by data set, campaign and year, and answer what-ifs."""
     from offsite.audit import budget
+    from offsite.audit.keys import OWN_WORD
     from offsite.audit.ledger import audit_ledger
 
     question, screen = budget.question_of(steps, sampling, noise), terminal.Terminal(json)
@@ -146,6 +151,8 @@ def show_a_budget(
     screen.result(
         budget.render(found, lines, answers, question), budget.document(found, lines, answers)
     )
+    if not found.keys.is_stated:
+        screen.note(OWN_WORD)
     found.check()
 
 

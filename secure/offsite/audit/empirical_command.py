@@ -17,6 +17,7 @@ from offsite.audit.empirical.plan import AuditPlan
 from offsite.audit.empirical.report import render
 from offsite.audit.empirical.run import run_empirical
 from offsite.audit.files import read_file
+from offsite.audit.keys import OWN_WORD
 from offsite.audit.ledger import read_ledger
 from offsite.emulator.durable import write_atomic
 from offsite.emulator.terminal import Terminal
@@ -74,6 +75,8 @@ def recount(screen: Terminal, path: Path, ledger: Path | None, key: str | None) 
     evidence = Evidence.from_bytes(read_file(path, EVIDENCE_BYTES, advice))
     if ledger is not None:
         check_committed(evidence, read_ledger(ledger, key))
+        if key is None:
+            screen.note(OWN_WORD)
     else:
         screen.note(NO_LEDGER)
     _show(screen, judge(evidence))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from offsite.audit.files import read_file
+from offsite.audit.keys import LedgerKeys
 from offsite.secure.errors import ConfigError, IntegrityError, OffsiteError, PolicyError
 from offsite.secure.identity import IdentityPublicKey
 from offsite.secure.privacy.ledger.accountants import AccountantsOfRecord, Accounting
@@ -51,6 +52,8 @@ class AccountLine:
     """With what open campaigns may still use: what the limit bounds."""
     cross_checks: dict[str, float]
     """What was spent, by the other accountants; empty where a filter decides."""
+    never_ran: int = 0
+    """Steps of campaigns that ended early, counted as spent; see `privacy.ledger.budget`."""
 
     def document(self) -> dict[str, object]:
         """For `--json`."""
@@ -61,6 +64,7 @@ class AccountLine:
             "delta": None if limit is None else limit.delta,
             "adaptivity": self.adaptivity.value,
             "spent": self.spent,
+            "steps_that_never_ran": self.never_ran,
             "spent_and_reserved": self.exposed,
             **self.cross_checks,
         }
@@ -71,10 +75,13 @@ class LedgerAudit:
     """What was established about a ledger."""
 
     findings: Findings
-    owner: IdentityPublicKey
-    key_is_stated: bool
-    """Whether the owner's key came from somewhere else than the ledger."""
+    keys: LedgerKeys
     accounts: tuple[AccountLine, ...]
+
+    @property
+    def countersigned(self) -> int | None:
+        """Up to how many entries the coordinator signed; None: that was not checked."""
+        return None if self.keys.coordinator is None else self.findings.countersigned
 
     @property
     def campaigns(self) -> dict[str, tuple[Campaign, Assurance]]:
@@ -98,10 +105,20 @@ class LedgerAudit:
                 for f in found.faults
             ],
             "owner": None if opened is None else opened.owner,
-            "owner_key": self.owner.raw.hex(),
-            "owner_key_is_stated": self.key_is_stated,
+            "owner_key": self.keys.owner.raw.hex(),
+            "owner_key_is_stated": self.keys.is_stated,
             "entries": len(digests),
-            "countersigned": found.countersigned,
+            "countersigned": self.countersigned,
+            "limits": [
+                {
+                    "entry": seq,
+                    "epsilon": limit.epsilon,
+                    "delta": limit.delta,
+                    "campaign_epsilon": limit.campaign_epsilon,
+                    "data_set": None if limit.data_set is None else limit.data_set.hex(),
+                }
+                for seq, limit in found.budget.limit_changes
+            ],
             "root": root_of(digests, len(digests)).hex(),
             "data_sets": [account.document() for account in self.accounts],
             "campaigns": [
@@ -112,6 +129,7 @@ class LedgerAudit:
                     "clip_norm": item.reserved.clip_norm,
                     "reserved": item.reserved.mechanism.uses,
                     "spent": item.spent,
+                    "never_ran": item.never_ran(item.reserved.adaptivity),
                     "charged_after_crashes": item.charged,
                     "is_open": item.is_open,
                     "assurance": level.value,
@@ -152,7 +170,7 @@ def audit_ledger(
     for number, data_set in enumerate(findings.budget.data_sets, start=1):
         accounts.append(_account(findings.budget, data_set, accounting))
         report(number, len(findings.budget.data_sets))
-    return LedgerAudit(findings, owner, key is not None, tuple(accounts))
+    return LedgerAudit(findings, LedgerKeys(owner, key is not None, checker), tuple(accounts))
 
 
 def read_ledger(path: Path, key: str | None = None) -> Findings:
@@ -175,7 +193,8 @@ def _account(budget: Budget, data_set: bytes, accounting: Accounting) -> Account
     spent = _figure(partial(epsilon_of_account, budget, data_set, accounting, only_spent=True))
     exposed = _figure(partial(epsilon_of_account, budget, data_set, accounting))
     checks = {} if spent is None else _cross_checks(budget, data_set, limit)
-    return AccountLine(data_set, limit, adaptivity, spent, exposed, checks)
+    unused = budget.never_ran(data_set)
+    return AccountLine(data_set, limit, adaptivity, spent, exposed, checks, unused)
 
 
 def _figure(epsilon: Callable[[], float]) -> float | None:

@@ -3,6 +3,7 @@
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from offsite.audit.keys import NOT_CHECKED, OWN_WORD
 from offsite.audit.ledger import AccountLine, LedgerAudit
 from offsite.emulator.printable import printable
 from offsite.secure.privacy.ledger.assurance import Assurance
@@ -10,13 +11,15 @@ from offsite.secure.privacy.ledger.assurance import Assurance
 _WORDS = {
     Assurance.DECLARED: "declared by its machine",
     Assurance.TESTED_AT_START: "tested at start",
-    Assurance.AUDITED: "audited",
+    Assurance.AUDITED: "audited: sampler and noise; clipping as tested at start",
 }
 
 
 def render(audit: LedgerAudit) -> RenderableType:
     """Faults first, where there are any; then accounts and campaigns."""
     tables = [_head(audit)]
+    if audit.findings.budget.limit_changes:
+        tables.append(_limits(audit))
     if audit.accounts:
         tables.append(_accounts(audit.accounts))
     if audit.campaigns:
@@ -34,11 +37,30 @@ def _head(audit: LedgerAudit) -> Table:
         table.add_row("fault", printable(str(fault)))
     opened = found.budget.opened
     table.add_row("owner", printable("nobody" if opened is None else opened.owner))
-    where = "" if audit.key_is_stated else " (the ledger's own word: compare it, or give --key)"
-    table.add_row("key", f"{audit.owner.raw.hex()}{where}")
+    table.add_row("key", audit.keys.owner.raw.hex())
+    if not audit.keys.is_stated:
+        table.add_row("open point", OWN_WORD)
     table.add_row("entries", str(len(found.records)))
-    signed = f"the first {found.countersigned}" if found.countersigned else "none"
-    table.add_row("counter-signed", f"{signed}; give --coordinator to have receipts checked")
+    count, signed = audit.countersigned, NOT_CHECKED
+    if count is not None:
+        signed = f"the first {count}" if count else "none"
+    table.add_row("counter-signed", signed)
+    return table
+
+
+def _limits(audit: LedgerAudit) -> Table:
+    table = Table(title="Limits, as the data owner set and changed them")
+    for name in ("entry", "epsilon", "delta", "of one campaign", "data set"):
+        table.add_column(name, justify="left" if name == "data set" else "right")
+    for seq, limit in audit.findings.budget.limit_changes:
+        of_one = limit.campaign_epsilon
+        table.add_row(
+            str(seq),
+            f"{limit.epsilon:g}",
+            f"{limit.delta:g}",
+            "-" if of_one is None else f"{of_one:g}",
+            "all" if limit.data_set is None else limit.data_set.hex()[:16],
+        )
     return table
 
 
@@ -67,7 +89,8 @@ def _figure(line: AccountLine, name: str) -> str:
 
 def _campaigns(audit: LedgerAudit) -> Table:
     table = Table(title="Campaigns; steps")
-    for name in ("campaign", "reserved", "spent", "of these after crashes", "", "assurance"):
+    columns = ("campaign", "reserved", "spent", "of these after crashes", "never ran, counted", "")
+    for name in (*columns, "assurance"):
         table.add_column(name, overflow="fold")
     for name, (item, level) in audit.campaigns.items():
         table.add_row(
@@ -75,6 +98,7 @@ def _campaigns(audit: LedgerAudit) -> Table:
             str(item.reserved.mechanism.uses),
             str(item.spent),
             str(item.charged),
+            str(item.never_ran(item.reserved.adaptivity)),
             "open" if item.is_open else "closed",
             _WORDS[level],
         )

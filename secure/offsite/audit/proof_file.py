@@ -1,6 +1,7 @@
 """A start-up proof as its edge stored it: one canonical JSON document, named by its digest."""
 
 import hashlib
+import math
 
 from offsite.audit.privacy_report.facts import ProofCheck, ProofFacts
 from offsite.emulator.privacy.proof.report import SCHEMA
@@ -37,6 +38,10 @@ def _check(value: Json) -> ProofCheck:
             f"check {value['name']}: expected what its number says, found not that"
         )
     expected = f"{value['least']} to {value['most']}"
+    if math.isinf(least):
+        expected = f"at most {value['most']}"
+    elif math.isinf(most):
+        expected = f"at least {value['least']}"
     passed = bool(value["passed"])
     name, looks_for = str(value["name"]), str(value["looks_for"])
     return ProofCheck(name, looks_for, expected, str(value["statistic"]), miss, passed)

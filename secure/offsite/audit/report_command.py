@@ -16,6 +16,7 @@ from offsite.audit.privacy_report.audit_facts import attack_facts, empirical_fac
 from offsite.audit.privacy_report.facts import (
     AttackFacts,
     EmpiricalFacts,
+    LedgerFacts,
     Missing,
     ProofFacts,
     ReportFacts,
@@ -58,12 +59,13 @@ def report_on(screen: Terminal, request: ReportRequest) -> None:
             request.ledger, request.key, request.coordinator, request.receipts, report=progress
         )
     data_set = _chosen(audit, request.data_set)
+    ledger = ledger_facts(audit.findings, data_set, audit.keys)
     facts = ReportFacts(
         time.time(),
         f"offsite {version('offsite')}",
-        ledger_facts(audit.findings, data_set),
-        _proof(audit, request.ledger, data_set),
-        _empirical(request.empirical, audit),
+        ledger,
+        _proof(ledger, request.ledger),
+        _empirical(request.empirical, audit, data_set),
         _attack(request.attack),
     )
     with machine_errors(request.out):
@@ -89,30 +91,34 @@ def _chosen(audit: LedgerAudit, name: str | None) -> bytes:
     )
 
 
-def _proof(audit: LedgerAudit, path: Path, data_set: bytes) -> ProofFacts | Missing:
-    """The last proof of the last campaign of these records."""
-    budget = audit.findings.budget
-    family = budget.family(data_set)
-    campaigns = [n for n, c in budget.campaigns.items() if c.reserved.data_set in family]
-    proofs = [budget.proofs[name] for name in campaigns if name in budget.proofs]
-    if not proofs:
+def _proof(ledger: LedgerFacts, path: Path) -> ProofFacts | Missing:
+    """The last proof of the last campaign of these records that was proven; one in time, if there is.
+
+    Failed ones are findings of the ledger itself, whatever is shown here.
+    """
+    if not ledger.proofs:
         return Missing("no start-up proof stands in the ledger")
+    names = [campaign.campaign_id for campaign in ledger.campaigns]
+    shown = max(
+        ledger.proofs,
+        key=lambda proof: (names.index(proof.campaign_id), proof.is_in_time, proof.seq),
+    )
     folder = (path if path.is_dir() else path.parent) / PROOFS
-    stored = folder / f"{proofs[-1].report.hex()}.json"
+    stored = folder / f"{shown.sha256}.json"
     if not stored.exists():
-        return Missing(f"the proof {proofs[-1].report.hex()[:16]} is not beside the ledger")
+        return Missing(f"the proof {shown.sha256[:16]} is not beside the ledger")
     facts = read_proof(read_file(stored, PROOF_BYTES, "a start-up proof"))
-    if facts.sha256 != proofs[-1].report.hex():
+    if facts.sha256 != shown.sha256:
         raise IntegrityError(f"{stored}: expected the proof that the ledger names, found another")
     return facts
 
 
-def _empirical(path: Path | None, audit: LedgerAudit) -> EmpiricalFacts | Missing:
+def _empirical(path: Path | None, audit: LedgerAudit, data_set: bytes) -> EmpiricalFacts | Missing:
     if path is None:
         return Missing("no empirical audit was given (--empirical)")
     data = read_file(path, EVIDENCE_BYTES, "the evidence of an empirical audit")
     evidence = Evidence.from_bytes(data)
-    check_committed(evidence, audit.findings)
+    check_committed(evidence, audit.findings, audit.findings.budget.family(data_set))
     return empirical_facts(judge(evidence))
 
 

@@ -16,6 +16,8 @@ from typing import ClassVar, Final
 
 ERROR_KEY: Final = "offsite-error"
 """Key of the trailing metadata under which a refused call names the class of its error."""
+RETRY_KEY: Final = "offsite-retry-after-s"
+"""Key of the trailing metadata under which a BusyError says when to come back."""
 
 
 class OffsiteError(Exception):
@@ -34,6 +36,14 @@ class TransportError(OffsiteError):
     """Something did not arrive; the same command may be tried again."""
 
     exit_code = 5
+
+
+class BusyError(TransportError):
+    """The other side has too much to do for us now, and says when to come back."""
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class PolicyError(OffsiteError):
@@ -84,6 +94,10 @@ class OverBudgetError(PolicyError):
     def __init__(self, message: str, steps_that_fit: int) -> None:
         super().__init__(message)
         self.steps_that_fit = steps_that_fit
+
+
+class NoNoiseFitsError(PolicyError):
+    """No noise keeps so many steps within this epsilon."""
 
 
 class SignatureError(PeerError):

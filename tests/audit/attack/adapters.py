@@ -24,7 +24,8 @@ from offsite.emulator.training.tokens import Example
 
 VOCAB = 96
 ENTROPY = bytes(range(32))
-SETTINGS = AttackSettings(resamples=999)
+SETTINGS = AttackSettings(resamples=999, allowed_exposure_bits=4.5)
+"""Six secrets show no mean below 3 bits: their interval is wide."""
 BLOCKS = 3
 MEMBERS = 160
 HELD_OUT = 240

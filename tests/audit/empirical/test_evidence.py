@@ -77,7 +77,7 @@ MECHANISM = {"kind": "gaussian", "noise_multiplier": 1, "count": 1, "unit": "rec
 CHANGES: dict[str, Callable[[Document], None]] = {
     "another format": set_in("opening", "format", "offsite empirical audit 2"),
     "an unknown field": set_in("opening", "seed", 7),
-    "no sampling": set_in("opening", "mechanism", {**MECHANISM, "adjacency": "add_or_remove"}),
+    "no sampling": set_in("opening", "mechanism", {**MECHANISM, "adjacency": "zero_out"}),
     "a mechanism of nothing": set_in("opening", "mechanism", {}),
     "persons": lambda d: d["opening"]["mechanism"].update(unit="person"),  # type: ignore[attr-defined]
     "too few canaries": set_in("opening", "canaries", 10),

@@ -15,7 +15,7 @@ from offsite.audit.empirical.mechanism import Mechanism, MechanismFactory, Probl
 from offsite.audit.empirical.plan import AuditPlan
 from offsite.audit.empirical.product import product_mechanism
 from offsite.audit.empirical.report import render
-from offsite.audit.empirical.run import result_document, run_empirical
+from offsite.audit.empirical.run import run_empirical
 from offsite.audit.empirical.scores import Reading
 from offsite.secure.errors import ConfigError, MachineError
 from offsite.secure.privacy.ledger.canonical import canonical
@@ -147,8 +147,7 @@ def test_whoever_has_the_evidence_gets_the_same_verdict() -> None:
     audit, evidence = run_empirical(plan, entropy=random.Random(10).randbytes)
     read = Evidence.from_bytes(evidence.to_bytes())
     assert read == evidence and judge(read) == audit
-    document = result_document(audit, evidence)
-    assert Evidence.from_bytes(str(document["evidence"]).encode()) == evidence
+    document = audit.document()
     canonical(document)  # it is JSON
     assert document["is_refuted"] is False and document["confidence"] == 0.95
 

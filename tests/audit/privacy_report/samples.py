@@ -12,21 +12,24 @@ from offsite.audit.attack.settings import AttackSettings
 from offsite.audit.privacy_report.audit_facts import attack_facts
 from offsite.audit.privacy_report.facts import (
     AttackFacts,
+    AuditEntry,
     CampaignFacts,
     EmpiricalFacts,
     Event,
     EventKind,
     LedgerFacts,
     Limit,
+    LimitChange,
     LowerBound,
     Missing,
     ProofCheck,
+    ProofEntry,
     ProofFacts,
     ReportFacts,
 )
 from offsite.secure.privacy.accounting.view import EpsilonView
 from offsite.secure.privacy.ledger.assurance import Assurance
-from offsite.secure.privacy.ledger.bodies import Adaptivity
+from offsite.secure.privacy.ledger.bodies import Adaptivity, AuditKind
 from offsite.secure.privacy.mechanisms import PoissonGaussian
 from offsite.secure.privacy.units import Adjacency, Unit
 
@@ -78,12 +81,16 @@ def ledger() -> LedgerFacts:
     )
     return LedgerFacts(
         owner="clinic-north",
+        owner_key="0e" * 32,
+        owner_key_is_stated=True,
         data_set="5e" * 32,
         unit=Unit.PERSON,
-        adjacency=Adjacency.ADD_OR_REMOVE,
+        adjacency=Adjacency.ZERO_OUT,
         limit=Limit(8.0, 1e-5, 6.0),
+        limit_changes=(LimitChange(1, Limit(8.0, 1e-5, 6.0)),),
         adaptivity=Adaptivity.PREREGISTERED,
         spent=4.4,
+        never_ran=0,
         exposed=5.1,
         cross_check=EpsilonView(
             1e-5,
@@ -94,10 +101,13 @@ def ledger() -> LedgerFacts:
             1e-4,
             (("dp-accounting", "0.6.0"), ("prv-accountant", "0.2.0")),
         ),
-        campaigns=(CampaignFacts("7", MECHANISM, 1.0, 300, 240, 24, True, 4.4, Assurance.AUDITED),),
+        campaigns=(
+            CampaignFacts("7", MECHANISM, 1.0, 300, 240, 24, 0, True, 4.4, Assurance.AUDITED),
+        ),
         events=(*events, refused),
         other_releases=("accuracy on 200 held-out rows",),
-        evidence=("d1" * 32,),
+        proofs=(ProofEntry(4, "7", "d1" * 32, True, True),),
+        audits=(AuditEntry(23, "7", AuditKind.EMPIRICAL, "e1" * 32, True, 3.4),),
         entries=28,
         countersigned=28,
         root="c0" * 32,
@@ -107,7 +117,8 @@ def ledger() -> LedgerFacts:
 
 def naming(facts: LedgerFacts, found: AttackFacts) -> LedgerFacts:
     """The ledger with an entry for an attack."""
-    return replace(facts, evidence=(*facts.evidence, found.evidence_sha256))
+    entry = AuditEntry(27, "7", AuditKind.ATTACK, found.evidence_sha256, True, None)
+    return replace(facts, audits=(*facts.audits, entry))
 
 
 def good() -> ReportFacts:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 from tests.secure.privacy.ledger.scenes import (
+    COORDINATOR,
     DIGEST,
     OWNER,
     SET_A,
@@ -20,12 +21,23 @@ from tests.secure.privacy.ledger.scenes import (
     steps,
 )
 
-from offsite.audit.privacy_report.facts import EventKind, LedgerFacts, Limit, Missing
+from offsite.audit.keys import LedgerKeys
+from offsite.audit.privacy_report.facts import EventKind, LedgerFacts, Limit, Missing, ProofEntry
 from offsite.audit.privacy_report.ledger_facts import MOST_POINTS, ledger_facts
 from offsite.secure.errors import ConfigError, PolicyError
 from offsite.secure.privacy.accounting.view import EpsilonView
 from offsite.secure.privacy.ledger.assurance import Assurance
-from offsite.secure.privacy.ledger.bodies import Aborted, Adaptivity, Charged, Refused, StartProof
+from offsite.secure.privacy.ledger.bodies import (
+    Aborted,
+    Adaptivity,
+    AuditKind,
+    AuditResult,
+    Charged,
+    Closed,
+    LimitSet,
+    Refused,
+    StartProof,
+)
 from offsite.secure.privacy.ledger.verification import verify_ledger
 from offsite.secure.privacy.mechanisms import Mechanism
 
@@ -35,8 +47,11 @@ def view(mechanisms: Sequence[Mechanism], delta: float) -> EpsilonView:
     return EpsilonView(delta, uses, uses, uses, None, 1e-4, ())
 
 
+KEYS = LedgerKeys(OWNER.public, is_stated=True)
+
+
 def facts(book: Book, of: bytes = SET_A) -> LedgerFacts:
-    return ledger_facts(verify_ledger(book.data, OWNER.public), of, Simple(), view)
+    return ledger_facts(verify_ledger(book.data, OWNER.public), of, KEYS, Simple(), view)
 
 
 def test_a_ledger_is_told_as_it_is() -> None:
@@ -75,9 +90,48 @@ def test_everything_that_happened_is_an_event() -> None:
     assert found.events[3].what == "c2: 870 of 9000 steps would have fitted"
     assert found.other_releases == ("rows",)
     assert found.campaigns[0].charged == 10
-    assert found.campaigns[0].assurance is Assurance.TESTED_AT_START
-    assert found.evidence == (DIGEST.hex(),)
+    assert found.campaigns[0].assurance is Assurance.DECLARED  # tested too late
+    assert found.proofs == (ProofEntry(6, "c1", DIGEST.hex(), True, False),)
+    assert found.evidence == {DIGEST.hex()}
     assert found.spent == 42.0  # from now on by the filter
+
+
+def test_a_campaign_that_ended_early_counts_as_planned_while_sums_are_exact() -> None:
+    book = campaign(blocks=3)
+    book.write(Closed("c1", 70))
+    found = facts(book)
+    assert (found.spent, found.never_ran, found.exposed) == (100.0, 70, 100.0)
+    (only,) = found.campaigns
+    assert (only.spent, only.never_ran, only.epsilon) == (30, 70, 100.0)
+    assert found.events[-1].kind is EventKind.CLOSED and found.events[-1].epsilon == 100.0
+    assert isinstance(found.cross_check, EpsilonView) and found.cross_check.pld == 100.0
+    book.write(reserved("c2", mechanism=steps(10), adaptivity=Adaptivity.FILTER))
+    assert facts(book).never_ran == 0 and facts(book).spent == 60.0  # a filter allows for that
+
+
+def test_what_concerns_other_records_is_not_told() -> None:
+    book = campaign(blocks=1)
+    book.write(data_set(SET_C))
+    book.write(StartProof("c1", DIGEST, False))
+    book.write(LimitSet(500.0, 1e-5))
+    book.write(LimitSet(3.0, 1e-5, data_set=SET_C))
+    book.write(AuditResult("c1", AuditKind.ATTACK, b"\xe1" * 32, False))
+    found = facts(book)
+    assert [proof.passed for proof in found.proofs] == [False]
+    assert [(audit.seq, audit.kind) for audit in found.audits] == [(10, AuditKind.ATTACK)]
+    assert found.evidence == {DIGEST.hex(), "e1" * 32}
+    assert [change.limit.epsilon for change in found.limit_changes] == [1000.0, 500.0]
+    other = facts(book, SET_C)
+    assert not other.proofs and not other.audits and not other.evidence
+    assert [change.limit.epsilon for change in other.limit_changes] == [1000.0, 500.0, 3.0]
+
+
+def test_what_was_not_checked_is_not_counted() -> None:
+    findings = verify_ledger(campaign().data, OWNER.public)
+    found = ledger_facts(findings, SET_A, LedgerKeys(OWNER.public, False), Simple(), view)
+    assert isinstance(found.countersigned, Missing) and not found.owner_key_is_stated
+    keys = LedgerKeys(OWNER.public, True, COORDINATOR.public)
+    assert ledger_facts(findings, SET_A, keys, Simple(), view).countersigned == 0
 
 
 def test_a_set_that_shares_records_bears_what_was_spent_on_the_other() -> None:
@@ -129,11 +183,11 @@ def test_an_epsilon_beyond_any_use_is_not_reported() -> None:
 
     findings = verify_ledger(campaign().data, OWNER.public)
     with pytest.raises(PolicyError, match="no figure to report"):
-        ledger_facts(findings, SET_A, Beyond(), view)
+        ledger_facts(findings, SET_A, KEYS, Beyond(), view)
 
 
 def test_the_accountants_of_record_are_asked_by_default() -> None:
-    found = ledger_facts(verify_ledger(campaign(1).data, OWNER.public), SET_A)
+    found = ledger_facts(verify_ledger(campaign(1).data, OWNER.public), SET_A, KEYS)
     assert isinstance(found.cross_check, EpsilonView)
     assert found.spent == found.cross_check.pld > 0
     assert abs(found.cross_check.prv - found.spent) <= 0.02

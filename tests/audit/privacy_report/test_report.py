@@ -19,12 +19,13 @@ from offsite.audit.empirical.judgement import CrowdFinding, DuelFinding, Empiric
 from offsite.audit.empirical.mechanism import Terms
 from offsite.audit.empirical.plan import AuditPlan
 from offsite.audit.empirical.scores import Reading
-from offsite.audit.privacy_report.audit_facts import empirical_facts, proof_facts
+from offsite.audit.privacy_report.audit_facts import empirical_facts
 from offsite.audit.privacy_report.facts import Missing, ProofFacts, ReportFacts
 from offsite.audit.privacy_report.findings import Severity, conclusion, findings
 from offsite.audit.privacy_report.page import page
 from offsite.audit.privacy_report.report import DOCUMENT, PAGE, build_report, write_report
-from offsite.emulator.privacy.proof.report import Check, ProofReport, Subject
+from offsite.audit.proof_file import read_proof
+from offsite.emulator.privacy.proof.report import Check, Program, ProofReport, Subject
 from offsite.secure.privacy.units import Unit
 
 VOID = {"meta", "br", "hr"}
@@ -133,14 +134,22 @@ def test_a_single_row_is_in_no_report() -> None:
 
 
 def test_every_plot_has_a_title_and_its_numbers(facts: ReportFacts) -> None:
-    found = Page(build_report(facts).html)
+    html = build_report(facts).html
+    found = Page(html)
     names = [name for name, _ in found.elements]
     plots = [attributes for name, attributes in found.elements if name == "svg"]
     assert all(plot["role"] == "img" and plot["aria-label"] for plot in plots)
     assert names.count("figure") == names.count("details") == len(plots)
-    assert "NaN" not in build_report(facts).html and "inf" not in re.findall(
-        r'd="[^"]*"', "".join(names)
-    )
+    assert "NaN" not in html
+    places = {"d", "points", "x", "y", "x1", "x2", "y1", "y2", "cx", "cy", "r", "width", "height"}
+    numbers = [
+        str(value)
+        for _, attributes in found.elements
+        for name, value in attributes.items()
+        if name in places
+    ]
+    assert bool(numbers) == bool(plots)
+    assert not re.search(r"nan|inf", " ".join(numbers), re.IGNORECASE)
 
 
 def test_a_plot_stays_inside_its_drawing(facts: ReportFacts) -> None:
@@ -211,7 +220,7 @@ def test_an_undecided_attack_is_an_open_point() -> None:
 @pytest.mark.parametrize("subject", ["Start-up proof", "Attack on the adapter"])
 def test_evidence_that_the_ledger_does_not_name_is_an_open_point(subject: str) -> None:
     facts = good()
-    facts = replace(facts, ledger=replace(facts.ledger, evidence=()))
+    facts = replace(facts, ledger=replace(facts.ledger, proofs=(), audits=()))
     told = [f.severity for f in findings(facts) if f.subject == subject]
     assert told[0] is Severity.OPEN and "may be the best of several" in build_report(facts).html
 
@@ -255,13 +264,13 @@ def test_an_empirical_audit_is_told_with_what_is_claimed_of_its_runs() -> None:
 
 
 def test_a_start_up_proof_is_told_check_by_check() -> None:
-    subject = Subject("per_example", 10, 1.0, 0.8, "1/10", 0)
+    subject = Subject(Program("per_example", bytes(32)), 10, 1.0, 0.8, "1/10", 0)
     checks = (
         Check("sensitivity", 1.0, 0.0, 1.0001, 0.0, "clipping that fails"),
         Check("p-value", 0.2, 1e-9, math.inf, 0.02, "noise that is not normal"),
         Check("norm", math.nan, -math.inf, 1.0, 0.5, "something"),
     )
-    found = proof_facts(ProofReport(subject, checks))
+    found = read_proof(ProofReport(subject, checks).to_json())
     assert [check.passed for check in found.checks] == [True, True, False] and not found.passed
     expected = [check.expected for check in found.checks]
     assert expected == ["0 to 1.0001", "at least 1e-09", "at most 1"]

@@ -26,7 +26,7 @@ from offsite.edge_client.attack.attack_rounds import SITS_OUT
 from offsite.edge_client.attack.learnt import learnt_examples
 from offsite.edge_client.privacy import private_rounds
 from offsite.edge_client.privacy.limit import PrivacyLimit
-from offsite.edge_client.privacy.private_tuning import PrivateOutcome
+from offsite.edge_client.privacy.private_tuning import PrivateOutcome, PrivateRun
 from offsite.edge_client.task import Task
 from offsite.edge_client.tuning import tune
 from offsite.emulator.rounds.exchange import read_exchange
@@ -124,13 +124,14 @@ def test_a_mechanism_that_learns_by_heart_is_held_back_and_the_ledger_says_so(
 ) -> None:
     right = private_rounds.tune_privately
 
-    def broken(backend, model, parameters, base, units, task, *more, **named):  # type: ignore[no-untyped-def]
+    def broken(run: PrivateRun, *more, **named):  # type: ignore[no-untyped-def]
         """Spends what it claims, and then tunes on the rows themselves."""
-        right(backend, model, parameters, base, units, task, *more, **named)
-        for parameter in parameters.values():
+        right(run, *more, **named)
+        for parameter in run.parameters.values():
             parameter.requires_grad_(True)
-        examples = [example for unit in units.of_unit for example in unit]
-        found = tune(model, parameters, base, examples, replace(task, settings=BY_HEART))
+        examples = [example for unit in run.units.of_unit for example in unit]
+        task = replace(run.task, settings=BY_HEART)
+        found = tune(run.model, run.parameters, run.base, examples, task)
         return PrivateOutcome(found.delta, 4, 1.0, has_trained=True)
 
     monkeypatch.setattr(private_rounds, "tune_privately", broken)

@@ -1,14 +1,20 @@
 """What the owner asks of the attack is kept, checked before anything starts, and never half read."""
 
+import secrets
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.edge_client.attack.edges import random_rows
 
 from offsite.edge_client.attack.choice import AttackChoice, AttackWish, read_choice, save_choice
 from offsite.edge_client.attack.draws import Draws, data_name
 from offsite.edge_client.attack.opening import open_attack
+from offsite.edge_client.inbox import Inbox
+from offsite.edge_client.secure_folder import SecureFolder, taken_of
+from offsite.edge_client.state import EdgeState
 from offsite.secure.errors import ConfigError
 
 
@@ -61,21 +67,44 @@ def test_a_damaged_choice_is_never_taken_for_no_attack(tmp_path: Path, text: str
 
 def test_too_few_rows_are_found_before_anything_starts(tmp_path: Path) -> None:
     said: list[str] = []
-    data = random_rows(tmp_path, 160)
+    data, state = random_rows(tmp_path, 160), EdgeState(tmp_path, None)
     with pytest.raises(ConfigError, match="of which 16 would be"):
-        open_attack(tmp_path / "attack", AttackChoice(), data, said.append)
+        open_attack(state, AttackChoice(), data, said.append)
     with pytest.raises(ConfigError, match="of which 150 would be"):
-        open_attack(tmp_path / "attack", AttackChoice(True, 0.94), data, said.append)
+        open_attack(state, AttackChoice(True, 0.94), data, said.append)
     assert said == [] and read_choice(tmp_path / "attack") is None
     persons = replace(data, persons=("a", "b") * 80)
     with pytest.raises(ConfigError, match="found 2 rows"):
-        open_attack(tmp_path / "attack", AttackChoice(True, 0.5), persons, said.append)
-    open_attack(tmp_path / "attack", AttackChoice(True, 0.5, 0.2, 3), data, said.append)
+        open_attack(state, AttackChoice(True, 0.5), persons, said.append)
+    open_attack(state, AttackChoice(True, 0.5, 0.2, 3), data, said.append)
     assert "50 %" in said[0] and "above 0.2" in said[0] and "3 secrets" in said[0]
-    open_attack(tmp_path / "attack", AttackChoice(False), data, said.append)
+    open_attack(state, AttackChoice(False), data, said.append)
     assert said[1] == "attack: none; updates leave as they are"
-    open_attack(tmp_path / "none", None, data, said.append)
+    open_attack(EdgeState(tmp_path / "none", None), None, data, said.append)
     assert len(said) == 2 and not (tmp_path / "none").exists()
+
+
+def test_an_update_that_did_not_stand_the_attack_is_erased(tmp_path: Path) -> None:
+    """Encoded, or answered and not sent, before the attack was asked for as it is now."""
+    data, said = random_rows(tmp_path / "rows", 160), list[str]()
+    for choice, is_kept in (
+        (AttackChoice(True, 0.5), False),
+        (AttackChoice(True, 0.5), True),  # as it was
+        (AttackChoice(True, 0.5, 0.05), False),
+        (AttackChoice(False), True),
+        (AttackChoice(True, 0.5), False),
+    ):
+        with EdgeState.open(tmp_path / "edge") as state:
+            words = np.ones(4, np.uint32)
+            terms = secrets.token_bytes(32)
+            turn = (1, 1, time.monotonic_ns())
+            folder = SecureFolder.begin(state.sums, turn, terms, b"terms", bytes(32), words)
+            Inbox(state.rounds).of("a1").mkdir(parents=True, exist_ok=True)
+            Inbox(state.rounds).write_reply("a1", b"reply")
+            open_attack(state, choice, data, said.append)
+            assert folder.is_there == bool(Inbox(state.rounds).unsent()) == is_kept
+            assert taken_of(state.sums) is not None  # the sum is given no second update
+    assert sum("is erased" in text for text in said) == 3
 
 
 def test_other_data_or_another_order_have_another_name(tmp_path: Path) -> None:

@@ -56,6 +56,11 @@ def opened(root: Path, key: IdentityKey = KEY) -> LedgerFolder:
     return LedgerFolder.open(root, key, "edge-a", "offsite 0.1.0", lambda: 1e9)
 
 
-def reserved(data_set: bytes, steps: int = 20, campaign_id: str = "c 1") -> Reserved:
-    mechanism = PoissonGaussian(1.0, Fraction(1, 10), steps, Unit.RECORD)
+def reserved(
+    data_set: bytes,
+    steps: int = 20,
+    campaign_id: str = "c 1",
+    mechanism: PoissonGaussian | None = None,
+) -> Reserved:
+    mechanism = mechanism or PoissonGaussian(1.0, Fraction(1, 10), steps, Unit.RECORD)
     return Reserved(campaign_id, data_set, mechanism, Adaptivity.PREREGISTERED, 1.0, 4.0, CODE)

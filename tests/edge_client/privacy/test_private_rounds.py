@@ -1,5 +1,6 @@
 """A private edge's rounds: reserved, proven and claimed before anything is trained, and never more."""
 
+import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -25,20 +26,23 @@ from tests.edge_client.tuning.test_client_app import (
 from offsite.edge_client.client_app import Listener, Machine, build_client_app
 from offsite.edge_client.data import read_data
 from offsite.edge_client.privacy import private_rounds
+from offsite.edge_client.privacy.implementation import code_digest, implementation_of
 from offsite.edge_client.privacy.ledger_folder import ENTRIES, LedgerFolder
 from offsite.edge_client.privacy.limit import PrivacyLimit
 from offsite.edge_client.privacy.private_rounds import PrivateRounds
 from offsite.edge_client.privacy.spent import spent_of
 from offsite.edge_client.worker import public_text
+from offsite.emulator.bundle.bundle import Bundle
 from offsite.emulator.privacy.per_example.engine import PerExampleEngine
-from offsite.emulator.rounds.plan import ComputeDtype, RoundPlan
+from offsite.emulator.rounds.plan import ComputeDtype, RoundPlan, TuningSettings
 from offsite.secure.errors import SitsOutError
-from offsite.secure.privacy.ledger.accountants import AccountantsOfRecord
+from offsite.secure.privacy.ledger.accountants import AccountantsOfRecord, misstatement
 from offsite.secure.privacy.ledger.bodies import (
     Aborted,
     Charged,
     Claimed,
     Committed,
+    Implementation,
     Refused,
     Reserved,
     StartProof,
@@ -255,12 +259,70 @@ def test_a_second_campaign_is_accounted_by_the_filter_and_both_stay_within_the_l
         assert spent_of(edge.ledger.budget, campaign.reserved.data_set).reserved <= 8.0
 
 
-def test_a_lowered_limit_stops_an_open_campaign(edge: Edge) -> None:
+@pytest.mark.parametrize(
+    ("lowered", "says"),
+    [
+        (replace(LIMIT, epsilon=1.0), "its limit is 1"),
+        (replace(LIMIT, campaign_epsilon=1.0), "a campaign of epsilon at most 1 "),
+    ],
+)
+def test_a_lowered_limit_stops_an_open_campaign(
+    edge: Edge, lowered: PrivacyLimit, says: str
+) -> None:
     edge.answer(private_plan(edge.release))
-    claimed, edge.limit = edge.claimed, replace(LIMIT, epsilon=1.0)
-    with pytest.raises(SitsOutError, match="the limit is 1 now"):
+    claimed, edge.limit = edge.claimed, lowered
+    with pytest.raises(SitsOutError, match=f"than the limit allows now: .*{says}"):
         edge.started().answer(private_plan(edge.release, round=2))
     assert edge.claimed == claimed
+
+
+def test_what_the_owner_was_shown_stands_in_the_ledger(edge: Edge) -> None:
+    """The epsilon of the campaign alone, by every accountant; an auditor computes it again."""
+    edge.answer(private_plan(edge.release))
+    (reserved,) = (body for body in edge.bodies if isinstance(body, Reserved))
+    stated = reserved.stated
+    assert stated is not None and stated.prv is not None and stated.delta == LIMIT.delta
+    assert 7.5 < stated.pld <= 8.0 and abs(stated.prv - stated.pld) < 0.02 <= stated.rdp
+    assert "dp-accounting 0." in stated.versions
+    assert misstatement(reserved, AccountantsOfRecord()) is None
+
+
+def test_another_model_or_adapter_is_not_what_was_reserved(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edge.answer(private_plan(edge.release))
+    for changes in ({"model": bytes(32)}, {"adapter": bytes(32)}, {"engine": "other"}):
+        with monkeypatch.context() as patched:
+            patched.setattr(private_rounds, "implementation_of", _changed(**changes))
+            with pytest.raises(SitsOutError, match="expected the model and the adapter that were"):
+                edge.started().answer(private_plan(edge.release, round=2))
+    assert edge.claimed == 6
+
+
+def test_another_program_is_told_and_proven_and_its_proof_names_it(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edge.answer(private_plan(edge.release))
+    assert private_rounds.OTHER_PROGRAM not in edge.said
+    newer = bytes(range(32))
+    monkeypatch.setattr(private_rounds, "implementation_of", _changed(code=newer))
+    monkeypatch.setattr(private_rounds, "code_digest", lambda: newer)
+    edge.started().answer(private_plan(edge.release, round=2))
+    assert private_rounds.OTHER_PROGRAM in edge.said
+    first, second = (body for body in edge.bodies if isinstance(body, StartProof))
+    codes = [
+        json.loads((edge.folder / "ledger" / "proofs" / f"{proof.report.hex()}.json").read_bytes())
+        for proof in (first, second)
+    ]
+    assert codes[0]["subject"]["code"] == code_digest().hex() != newer.hex()
+    assert codes[1]["subject"]["code"] == newer.hex()
+
+
+def _changed(**changes: object) -> Callable[..., Implementation]:
+    def changed(bundle: Bundle, settings: TuningSettings) -> Implementation:
+        return replace(implementation_of(bundle, settings), **changes)  # type: ignore[arg-type]
+
+    return changed
 
 
 def test_terms_are_frozen_for_a_campaign(edge: Edge) -> None:
@@ -324,7 +386,7 @@ def test_a_mechanism_that_fails_its_proof_trains_nothing(
         edge.answer(private_plan(edge.release))
     proof = next(body for body in edge.bodies if isinstance(body, StartProof))
     assert not proof.passed and edge.claimed == 0
-    # And so it stays: the ledger takes no claim after a failed proof.
+    # The failure stays an entry. The next session proves anew, and trains because that proof passed.
     monkeypatch.undo()
     edge.started().answer(private_plan(edge.release, attempt=2))
     assert [b.passed for b in edge.bodies if isinstance(b, StartProof)] == [False, True]

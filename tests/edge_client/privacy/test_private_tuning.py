@@ -1,7 +1,7 @@
 """Private tuning: the very step of the paper, claimed before it runs, and nothing after a crash twice."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from offsite.edge_client.checkpoint import Binding, Checkpoint
 from offsite.edge_client.privacy import private_tuning
-from offsite.edge_client.privacy.private_tuning import PrivateOutcome, tune_privately
+from offsite.edge_client.privacy.private_tuning import PrivateOutcome, PrivateRun, tune_privately
 from offsite.edge_client.privacy.unit_examples import UnitExamples
 from offsite.edge_client.task import Task, learning_rate
 from offsite.edge_client.tuning import Callbacks
@@ -76,7 +76,7 @@ def run(
 ) -> PrivateOutcome:
     model = make_model(family)
     parameters = last_block(model)
-    return tune_privately(
+    run_ = PrivateRun(
         backend,
         model,
         parameters,
@@ -85,10 +85,8 @@ def run(
         Task(settings),
         steps,
         step_terms or terms(),
-        claims or Claims(),
-        checkpoint=checkpoint,
-        callbacks=callbacks,
     )
+    return tune_privately(run_, claims or Claims(), checkpoint=checkpoint, callbacks=callbacks)
 
 
 def checkpoint_in(folder: Path) -> Checkpoint:
@@ -216,14 +214,16 @@ def test_entropy_that_repeats_stops_the_run() -> None:
     again = os.urandom(32)
     with pytest.raises(PolicyError, match="new entropy"):
         tune_privately(
-            PerExampleEngine,
-            model,
-            parameters,
-            values_of(parameters),
-            UNITS,
-            Task(SETTINGS),
-            20,
-            terms(),
+            PrivateRun(
+                PerExampleEngine,
+                model,
+                parameters,
+                values_of(parameters),
+                UNITS,
+                Task(SETTINGS),
+                20,
+                terms(),
+            ),
             claims,
             entropy=lambda size: again,
         )
@@ -277,9 +277,8 @@ def test_a_kill_inside_a_block_costs_the_block(
     """Neither checkpoint nor commit was written after the kill."""
     claims, checkpoint = Claims(), checkpoint_in(tmp_path)
     with monkeypatch.context() as patched:
-        patched.setattr(
-            private_tuning._PrivateTuner, "_save", _saves_until(2, private_tuning._PrivateTuner)
-        )
+        patched.setattr(private_tuning._PrivateTuner, "_save", _times(2))
+        patched.setattr(Claims, "commit", _times(2, Claims.commit))
         with pytest.raises(Killed):
             run(20, claims=claims, checkpoint=checkpoint)
     assert sum(claims.claimed) == 6 and len(claims.committed) == 2
@@ -289,16 +288,30 @@ def test_a_kill_inside_a_block_costs_the_block(
     assert sum(claims.claimed) == 6 + 16
 
 
-def _saves_until(count: int, tuner: type) -> object:
-    real, seen = tuner._save, []
+def test_a_checkpoint_that_cannot_be_written_does_not_hide_what_ran(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever saving raises, the steps of the block are committed; the error goes on."""
+    claims, checkpoint = Claims(), checkpoint_in(tmp_path)
+    monkeypatch.setattr(private_tuning._PrivateTuner, "_save", _times(2))
+    with pytest.raises(Killed):
+        run(20, claims=claims, checkpoint=checkpoint)
+    assert claims.claimed == claims.committed == [2, 2, 2]
 
-    def save(self: object) -> None:
+
+def _times(
+    count: int, real: Callable[..., None] = private_tuning._PrivateTuner._save
+) -> Callable[..., None]:
+    """`real` so often, and a kill after that."""
+    seen = []
+
+    def limited(*args: object) -> None:
         if len(seen) == count:
             raise Killed
         seen.append(1)
-        real(self)
+        real(*args)
 
-    return save
+    return limited
 
 
 def test_the_checkpoint_of_other_terms_is_not_used(tmp_path: Path) -> None:

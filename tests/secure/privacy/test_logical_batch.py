@@ -28,7 +28,7 @@ from offsite.secure.privacy.randomness.source import NoiseSource
 from offsite.secure.privacy.units import Unit
 
 UNITS, VALUES, CLIP = 12, 50, 0.8
-NOISE = 0.9 * CLIP  # sigma · C
+NOISE = 0.9 * CLIP * 1.0001  # sigma times the longest gradient that passes
 TERMS = StepTerms(PoissonSampler(UNITS, Fraction(1, 3)), CLIP, 0.9)
 GRADIENTS = np.random.default_rng(0).normal(0, 0.2, (UNITS, VALUES))
 Units = NDArray[np.int64]
@@ -308,6 +308,26 @@ def test_the_step_is_that_of_the_mechanism() -> None:
     assert StepTerms.of(capped, UNITS, CLIP) == expected_terms
     with pytest.raises(ConfigError, match="units"):
         StepTerms.of(capped, UNITS + 1, CLIP)
+
+
+def _sum_of(length: float) -> None:
+    """A step whose every unit moves the sum by so much, all in one direction."""
+    batch, drawn = opened()
+
+    def longest(total: Values) -> Norms:
+        total[0] += len(drawn) * length
+        return np.ones(len(drawn))
+
+    batch.add(drawn, longest)
+    batch.finish(np.empty(VALUES, np.float32))
+
+
+def test_noise_is_made_for_the_longest_gradient_that_passes() -> None:
+    """Sigma is noise over sensitivity: it is scaled for what the checks let pass, not for C."""
+    _sum_of(CLIP * 1.00009)
+    with pytest.raises(PolicyError, match="clipping did not happen"):
+        _sum_of(CLIP * 1.00011)
+    assert TERMS.noise_scale == pytest.approx(TERMS.noise_multiplier * CLIP * 1.0001, rel=1e-12)
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])

@@ -124,6 +124,6 @@ def test_values_out_of_range_are_refused(name: str, value: object) -> None:
 
 def test_mechanisms_are_values() -> None:
     assert EXAMPLE == dataclasses.replace(EXAMPLE) and len({EXAMPLE, EXAMPLE.repeated(20)}) == 1
-    assert EXAMPLE.adjacency is Adjacency.ADD_OR_REMOVE
+    assert EXAMPLE.adjacency is Adjacency.ZERO_OUT
     with pytest.raises(dataclasses.FrozenInstanceError):
         EXAMPLE.steps = 3  # type: ignore[misc]

@@ -5,7 +5,7 @@
 Each file is one JSON object: what it is, the ledger file as text, the checkpoints that were kept,
 the public keys, and either what the ledger says (`good_*`) or the faults that have to be found in
 it (`bad_*`), each as kind, first entry, last entry, and a part of what is said. A `bad_*` file has
-exactly one thing wrong with it.
+exactly one thing wrong with it. Where `accountants` is true, limits are looked at, too.
 
 Canonical JSON, signatures, Merkle tree, notes and cosignatures are written out here a second time,
 from their specifications and with nothing but `json`, `hashlib` and Ed25519 itself, so that a
@@ -149,7 +149,7 @@ def mechanism(steps: int, **changes: object) -> Json:
         "sampling": "1/100",
         "steps": steps,
         "unit": "record",
-        "adjacency": "add_or_remove",
+        "adjacency": "zero_out",
     } | changes
 
 
@@ -162,15 +162,22 @@ def opened(**changes: object) -> Json:
     } | changes
 
 
-def limit(epsilon: float = 8, data_set: str | None = None) -> Json:
-    return {"epsilon": epsilon, "delta": 1e-5, "campaign_epsilon": None, "data_set": data_set}
+def limit(
+    epsilon: float = 8, data_set: str | None = None, campaign_epsilon: float | None = None
+) -> Json:
+    return {
+        "epsilon": epsilon,
+        "delta": 1e-5,
+        "campaign_epsilon": campaign_epsilon,
+        "data_set": data_set,
+    }
 
 
 def data_set(name: str, *overlaps: str, unit: str = "record") -> Json:
     return {
         "data_set": name,
         "unit": unit,
-        "adjacency": "add_or_remove",
+        "adjacency": "zero_out",
         "overlaps": list(overlaps),
     }
 
@@ -207,8 +214,7 @@ def claimed(first_step: int, steps: int, campaign_id: str = "c1") -> Json:
 
 
 def committed(claim: int, steps: int) -> Json:
-    cohort = {"least": 5, "realised": 7, "dropped": 1}
-    return {"claim": claim, "steps": steps, "artefact": digest("update"), "cohort": cohort}
+    return {"claim": claim, "steps": steps, "artefact": digest("update")}
 
 
 def charged(claim: int, steps: int) -> Json:
@@ -225,7 +231,7 @@ def released(**changes: object) -> Json:
         "noise_multiplier": 20.5,
         "count": 1,
         "unit": "record",
-        "adjacency": "add_or_remove",
+        "adjacency": "zero_out",
     }
     return {
         "what": "number of rows",
@@ -610,12 +616,38 @@ def meaning_vectors() -> Iterator[tuple[str, Vector]]:
     )
 
 
+def limit_vectors() -> Iterator[tuple[str, Vector]]:
+    """What takes accountants to see: campaign c1 costs about 1.3 by itself."""
+
+    def case(what: str, ledger: Ledger, says: str) -> Vector:
+        at = len(ledger.lines) - 1
+        return bad(what, ledger.text, ("overspent", at, at, says)) | {"accountants": True}
+
+    def begun(**changes: float) -> Ledger:
+        return Ledger(campaign().lines[:1]).add("limit_set", limit(**changes))  # type: ignore[arg-type]
+
+    lowered = campaign().add("limit_set", limit(0.5)).add("claimed", claimed(30, 10))
+    yield "bad_limit_lowered", case("steps beyond a lowered limit", lowered, "its limit is 0.5")
+    stopped = campaign().add("limit_set", limit(0.5)).add("closed", closed(70))
+    unclaimed = good("a limit lowered, and nothing claimed since", stopped, {"c1": 30})
+    yield "good_limit_lowered", unclaimed | {"accountants": True}
+    alone = begun(campaign_epsilon=0.5).add("data_set", data_set(SET_A))
+    alone.add("reserved", reserved())
+    yield "bad_campaign_limit", case("a campaign beyond its own limit", alone, "at most 0.5 at")
+    later = campaign().add("limit_set", limit(8, None, 0.5)).add("claimed", claimed(30, 10))
+    yield (
+        "bad_campaign_limit_lowered",
+        case("steps beyond a campaign's lowered limit", later, "at most 0.5 at"),
+    )
+
+
 GROUPS: Final[tuple[Callable[[], Iterator[tuple[str, Vector]]], ...]] = (
     good_vectors,
     order_vectors,
     form_vectors,
     checkpoint_vectors,
     meaning_vectors,
+    limit_vectors,
 )
 
 

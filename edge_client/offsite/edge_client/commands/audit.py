@@ -16,7 +16,7 @@ from offsite.audit.empirical.report import render
 from offsite.audit.empirical.run import run_empirical
 from offsite.edge_client.privacy.campaigns import chosen
 from offsite.edge_client.privacy.limit import read_limit
-from offsite.edge_client.privacy.opening import open_ledger
+from offsite.edge_client.privacy.opening import NO_LEDGER, open_ledger
 from offsite.edge_client.state import EdgeState
 from offsite.emulator.durable import private_folder, write_atomic
 from offsite.emulator.terminal import Terminal
@@ -36,14 +36,14 @@ def audit_own_mechanism(
         ConfigError: there is no ledger, or no such campaign.
         PolicyError: the mechanism does not keep its claim; shown and written down nevertheless.
     """
-    limit = read_limit(root)
-    if limit is None:
-        raise ConfigError(f"{root}: expected an edge that joined with --epsilon, found none")
+    if read_limit(root) is None:
+        raise ConfigError(NO_LEDGER.format(root=root))
     with EdgeState.open(root) as state:
         ledger = open_ledger(state, state.membership().client_id)
         name = chosen(ledger, campaign)
-        mechanism = ledger.budget.campaigns[name].reserved.mechanism
-        assert isinstance(mechanism, PoissonGaussian)
+        reserved = ledger.budget.campaigns[name].reserved
+        mechanism, limit = reserved.mechanism, ledger.budget.limit_of(reserved.data_set)
+        assert isinstance(mechanism, PoissonGaussian) and limit is not None  # it was admitted
         terms = Terms(mechanism.noise_multiplier, mechanism.sampling, mechanism.steps)
         plan = AuditPlan(terms, limit.delta, canaries=canaries, duels=duels)
         committed: list[int] = []

@@ -26,11 +26,14 @@ from offsite.edge_client.channel import open_channel
 from offsite.edge_client.client_app import Listener, Machine, build_client_app
 from offsite.edge_client.data import Data, DataReport, read_data
 from offsite.edge_client.emulator_choice import AUTO, Chooser, kept_in
+from offsite.edge_client.engines.choice import run_rounds
 from offsite.edge_client.enrol import enrol, is_renewal_due, refresh_directory, renew_if_due
+from offsite.edge_client.facts import Facts, facts_of, settled_choice
+from offsite.edge_client.facts import described as told_in_words
 from offsite.edge_client.fetch import Source, fetch_release
 from offsite.edge_client.outcome import TuningMetrics
 from offsite.edge_client.privacy.ledger_folder import LedgerFolder
-from offsite.edge_client.privacy.limit import PrivacyLimit, read_limit, settled
+from offsite.edge_client.privacy.limit import PrivacyLimit, PrivacyWish, read_limit
 from offsite.edge_client.privacy.opening import open_budget
 from offsite.edge_client.privacy.private_rounds import PrivateRounds
 from offsite.edge_client.privacy.receipts import receipt_renewed
@@ -38,7 +41,7 @@ from offsite.edge_client.pulse import Pulse
 from offsite.edge_client.secure_folder import erase_sums
 from offsite.edge_client.secure_rounds import SecureRounds, Trust
 from offsite.edge_client.state import EdgeState, Membership
-from offsite.edge_client.worker import CampaignEnd, Ears, Edge, Ending, run_worker
+from offsite.edge_client.worker import CampaignEnd, Ears, Edge, Ending
 from offsite.emulator.bundle.bundle import Bundle
 from offsite.emulator.bundle.report import describe, render
 from offsite.emulator.durable import FILE_MODE, machine_errors
@@ -58,20 +61,6 @@ TOKEN_CHARS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class PrivacyWish:
-    """What the command line said about privacy; None: as it was before."""
-
-    epsilon: float | None = None
-    delta: float | None = None
-    campaign_epsilon: float | None = None
-    person_column: str | None = None
-
-    def settled(self, before: PrivacyLimit | None) -> PrivacyLimit | None:
-        """The limit that holds from now on."""
-        return settled(before, self.epsilon, self.delta, self.campaign_epsilon, self.person_column)
-
-
-@dataclass(frozen=True, slots=True)
 class JoinRequest:
     """What the command line said."""
 
@@ -85,8 +74,10 @@ class JoinRequest:
     most_norm: float | None = None
     most_coordinate: float | None = None
     """Of the policy; None: as it was before."""
-    privacy: PrivacyWish = PrivacyWish()
+    privacy: PrivacyWish = field(default_factory=PrivacyWish)
     attack: AttackWish = field(default_factory=AttackWish)
+    tell: str | None = None
+    """What the coordinator may know of this machine; None: as it was before."""
 
 
 def join_campaign(request: JoinRequest, terminal: Terminal) -> None:
@@ -104,12 +95,15 @@ def join_campaign(request: JoinRequest, terminal: Terminal) -> None:
     with EdgeState.open(request.state) as state:
         _log_into(state)
         _settle_policy(request, state, terminal)
+        told = settled_choice(state.root, request.tell, is_private=limit is not None)
+        terminal.note(told_in_words(told))
         # (2) The membership.
         membership = enrol(token, state)
         terminal.note(f"joined as {membership.client_id}, coordinator at {membership.address}")
-        ledger = open_budget(state, limit, data, membership.client_id, terminal.note)
+        budget = open_budget(state, request.privacy, data, membership.client_id, terminal.note)
+        limit, ledger = (None, None) if budget is None else budget
         attack = request.attack.settled(read_choice(state.attack))
-        open_attack(state.attack, attack, data, terminal.note)
+        open_attack(state, attack, data, terminal.note)
         # (3) and (4), on a new channel whenever the certificate was renewed.
         session = _Session(
             state,
@@ -127,6 +121,7 @@ def join_campaign(request: JoinRequest, terminal: Terminal) -> None:
             limit,
             ledger,
             attack,
+            facts_of(told, len(data.rows)),
         )
         if request.inspect_only:
             session.inspect()
@@ -158,6 +153,7 @@ class _Session:
     limit: PrivacyLimit | None
     ledger: LedgerFolder | None
     attack: AttackChoice | None
+    facts: Facts
 
     def inspect(self) -> None:
         """Fetches and shows the release."""
@@ -172,7 +168,7 @@ class _Session:
         with self._channel() as channel, Bars(self.terminal) as bars:
             coordinator_key = self._coordinator_key(channel)
             bundle = self._fetch(channel, coordinator_key, bars)
-            pulse, privacy = Pulse(channel), self._privacy(channel, coordinator_key)
+            pulse, privacy = Pulse(channel, self.facts), self._privacy(channel, coordinator_key)
             client_id = self.membership.client_id
             app = build_client_app(
                 bundle,
@@ -196,7 +192,7 @@ class _Session:
                 ),
                 pause_due=self.renewals.is_due,
             )
-            end = run_worker(edge, app)
+            end = run_rounds(edge, app, self.state)
             if privacy is not None and end is not None and end.ending is Ending.ENDED:
                 privacy.close()
             return end

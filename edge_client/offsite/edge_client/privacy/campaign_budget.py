@@ -7,7 +7,8 @@
 
 Notable decisions:
 
-* sigma, q and C are frozen by the reservation; a plan of a later round that asks for others is refused.
+* sigma, q and C are frozen by the reservation, and so are model and adapter; a plan of a later round that
+  asks for others is refused.
 * A tenth more steps are reserved than the plan asks for: a crash costs the block that it interrupted,
   and an attempt at a round that came to nothing is tuned again. When they are used up, the round ends
   early.
@@ -24,28 +25,29 @@ from typing import Final
 
 import torch
 
+from offsite.edge_client.privacy.least_noise import MOST_NOISE, adaptivity_of, least_noise
 from offsite.edge_client.privacy.ledger_folder import LedgerFolder
 from offsite.edge_client.privacy.limit import PrivacyLimit
 from offsite.emulator.rounds.instruction import adapter_digest
 from offsite.emulator.rounds.plan import RoundPlan, TuningSettings
 from offsite.secure.errors import PolicyError
 from offsite.secure.identity import IdentityPublicKey
+from offsite.secure.privacy.accounting.view import epsilon_of
 from offsite.secure.privacy.ledger.accountants import AccountantsOfRecord, Accounting
-from offsite.secure.privacy.ledger.admission import epsilon_of_account, is_admissible
+from offsite.secure.privacy.ledger.admission import campaign_excess, exceeded
 from offsite.secure.privacy.ledger.bodies import (
-    Adaptivity,
     Claimed,
     Committed,
     Implementation,
     Reserved,
+    StatedEpsilon,
 )
+from offsite.secure.privacy.ledger.budget import Budget
 from offsite.secure.privacy.logical_batch import StepTerms
 from offsite.secure.privacy.mechanisms import PoissonGaussian
 
 SPARE: Final = 10
 """One step in so many is reserved on top of what the plan asks for."""
-MOST_NOISE: Final = 64.0
-"""More noise than this teaches nobody anything; a campaign that would need it is refused."""
 
 
 def with_spare(steps: int) -> int:
@@ -145,36 +147,51 @@ class RoundClaims:
         self.budget.ledger.append(Committed(self._seq, steps, _digest(result)))
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a campaign asks of a data set, and with what it would be carried out."""
+
+    plan: RoundPlan
+    coordinator: IdentityPublicKey
+    data_set: bytes
+    units: int
+    implementation: Implementation
+
+    @property
+    def campaign_id(self) -> str:
+        """One campaign may meet several data sets (the file grew); each has a reservation."""
+        return campaign_name(self.coordinator, self.plan.campaign_id, self.data_set)
+
+    @property
+    def schedule(self) -> Schedule:
+        """Raises PolicyError where the plan counts in epochs."""
+        return Schedule.of(self.plan, self.units)
+
+
 def reserve(
-    ledger: LedgerFolder,
-    limit: PrivacyLimit,
-    plan: RoundPlan,
-    coordinator: IdentityPublicKey,
-    data_set: bytes,
-    units: int,
-    implementation: Implementation,
-    accounting: Accounting | None = None,
+    ledger: LedgerFolder, limit: PrivacyLimit, asked: Asked, accounting: Accounting | None = None
 ) -> CampaignBudget:
     """The campaign's reservation: the one that stands in the ledger, or a new one.
 
     Raises:
         OverBudgetError: the limit does not leave enough; says how many steps would fit.
-        PolicyError: the plan asks for other terms than those that were reserved.
+        PolicyError: the plan asks for other terms than those that were reserved, or would carry
+            them out on another model or adapter.
         ConfigError: delta is too large for so many units.
     """
-    limit.check_units(units)
-    # One campaign may meet several data sets (the file grew); each has a reservation of its own.
-    campaign_id = campaign_name(coordinator, plan.campaign_id, data_set)
-    schedule = Schedule.of(plan, units)
-    if (known := ledger.budget.campaigns.get(campaign_id)) is not None:
-        _check_frozen(known.reserved, schedule, plan.settings)
-        _check_limit(ledger, known.reserved, accounting or AccountantsOfRecord())
-        return CampaignBudget(ledger, known.reserved, units)
-    proposed = _proposed(ledger, limit, campaign_id, data_set, schedule, plan, implementation)
+    limit.check_units(asked.units)
     accounting = accounting or AccountantsOfRecord()
-    chosen = _least_noise(ledger, limit, proposed, accounting)
-    ledger.admit(chosen, accounting)
-    return CampaignBudget(ledger, chosen, units)
+    known = ledger.budget.campaigns.get(asked.campaign_id)
+    if known is not None:
+        _check_frozen(known.reserved, asked)
+        _check_limit(ledger.budget, known.reserved, accounting)
+        return CampaignBudget(ledger, known.reserved, asked.units)
+    proposed = _proposed(ledger.budget, limit, asked)
+    chosen = least_noise(ledger.budget, limit, proposed, accounting)
+    # Where none fits, the ledger says so, and how many steps would.
+    reserved = proposed if chosen is None else _with_figures(chosen, limit.delta)
+    ledger.admit(reserved, accounting)
+    return CampaignBudget(ledger, reserved, asked.units)
 
 
 def campaign_name(coordinator: IdentityPublicKey, campaign_id: int, data_set: bytes) -> str:
@@ -187,98 +204,62 @@ def config_digest(settings: TuningSettings) -> bytes:
     return hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode()).digest()
 
 
-def _proposed(
-    ledger: LedgerFolder,
-    limit: PrivacyLimit,
-    campaign_id: str,
-    data_set: bytes,
-    schedule: Schedule,
-    plan: RoundPlan,
-    implementation: Implementation,
-) -> Reserved:
+def _proposed(budget: Budget, limit: PrivacyLimit, asked: Asked) -> Reserved:
     """With the most noise that makes sense."""
-    released = ledger.budget.has_released(data_set)
+    schedule = asked.schedule
+    mechanism = PoissonGaussian(MOST_NOISE, schedule.sampling, schedule.all_steps, limit.unit)
     return Reserved(
-        campaign_id,
-        data_set,
-        PoissonGaussian(MOST_NOISE, schedule.sampling, schedule.all_steps, limit.unit),
-        Adaptivity.FILTER if released else Adaptivity.PREREGISTERED,
-        plan.settings.unit_clip,
+        asked.campaign_id,
+        asked.data_set,
+        mechanism,
+        adaptivity_of(budget, asked.data_set),
+        asked.plan.settings.unit_clip,
         float(schedule.batch),
-        implementation,
+        asked.implementation,
     )
 
 
-def _least_noise(
-    ledger: LedgerFolder, limit: PrivacyLimit, proposed: Reserved, accounting: Accounting
-) -> Reserved:
-    """The proposal with the least noise that every limit allows; as it is, if none does."""
-    from offsite.secure.privacy.calibration import GRID, LOWEST, noise_for
+def _with_figures(reserved: Reserved, delta: float) -> Reserved:
+    """With what the owner is shown for this campaign alone, by all accountants.
 
-    mechanism = proposed.mechanism
+    Raises:
+        PolicyError: they disagree; nothing is reserved then.
+    """
+    view = epsilon_of((reserved.mechanism,), delta)
+    versions = ", ".join(f"{name} {version}" for name, version in view.versions)
+    stated = StatedEpsilon(delta, view.pld, view.prv, view.rdp, versions)
+    return replace(reserved, stated=stated)
+
+
+def _check_frozen(reserved: Reserved, asked: Asked) -> None:
+    mechanism, settings = reserved.mechanism, asked.plan.settings
     assert isinstance(mechanism, PoissonGaussian)
-    asked = min(limit.epsilon, limit.campaign_epsilon or limit.epsilon)
-    low = LOWEST
-    if proposed.adaptivity is Adaptivity.PREREGISTERED:
-        args = (asked, limit.delta, mechanism.sampling, mechanism.steps, mechanism.unit)
-        try:
-            low = min(round(noise_for(*args) * GRID), round(MOST_NOISE * GRID))
-        except PolicyError:  # no noise is enough; the ledger says so, and how many steps would fit
-            return proposed
-    return _bisected(ledger, proposed, accounting, low, round(MOST_NOISE * GRID), GRID)
-
-
-def _bisected(
-    ledger: LedgerFolder,
-    proposed: Reserved,
-    accounting: Accounting,
-    low: int,
-    high: int,
-    grid: int,
-) -> Reserved:
-    """The least of `low` to `high` grid steps of noise that is admitted."""
-
-    def fits(notch: int) -> bool:
-        return is_admissible(ledger.budget, _with_noise(proposed, notch / grid), accounting)
-
-    if fits(low):
-        return _with_noise(proposed, low / grid)
-    if not fits(high):
-        return proposed
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if fits(middle) else (middle, high)
-    return _with_noise(proposed, high / grid)
-
-
-def _check_frozen(reserved: Reserved, schedule: Schedule, settings: TuningSettings) -> None:
-    mechanism = reserved.mechanism
-    assert isinstance(mechanism, PoissonGaussian)
-    found = (schedule.sampling, settings.unit_clip)
+    found = (asked.schedule.sampling, settings.unit_clip)
     if found != (mechanism.sampling, reserved.clip_norm):
         raise PolicyError(
             f"expected the batch and the clip that were reserved for campaign "
             f"{reserved.campaign_id}, found a plan with batch_examples {settings.batch_examples} "
             f"and unit_clip {settings.unit_clip:g}: they are frozen for a campaign"
         )
-
-
-def _check_limit(ledger: LedgerFolder, reserved: Reserved, accounting: Accounting) -> None:
-    """That what is reserved still fits: the owner may have lowered its limit since."""
-    limit = ledger.budget.limit_of(reserved.data_set)
-    found = epsilon_of_account(ledger.budget, reserved.data_set, accounting)
-    if limit is None or not found <= limit.epsilon:
-        allowed = "none" if limit is None else f"{limit.epsilon:g}"
+    # Settings may change, and so may the program, which is proven anew; what is tuned may not.
+    before, now = reserved.implementation, asked.implementation
+    if replace(before, code=now.code, config=now.config) != now:
         raise PolicyError(
-            f"campaign {reserved.campaign_id} has reserved steps that take these data to epsilon "
-            f"{found:.3f}, and the limit is {allowed} now: this edge sits it out"
+            f"expected the model and the adapter that were reserved for campaign "
+            f"{reserved.campaign_id}, found others: choose the emulator of before with --emulator; "
+            "for another release ask the coordinator for a new campaign"
         )
 
 
-def _with_noise(proposed: Reserved, noise: float) -> Reserved:
-    mechanism = proposed.mechanism
-    assert isinstance(mechanism, PoissonGaussian)
-    return replace(proposed, mechanism=replace(mechanism, noise_multiplier=noise))
+def _check_limit(budget: Budget, reserved: Reserved, accounting: Accounting) -> None:
+    """That what is reserved still fits: the owner may have lowered its limit since."""
+    alone = campaign_excess(budget, reserved, accounting)
+    above = exceeded(budget, reserved.data_set, accounting) if alone is None else (alone,)
+    if above:
+        raise PolicyError(
+            f"campaign {reserved.campaign_id} has reserved more than the limit allows now: "
+            f"{'; '.join(excess.problem for excess in above)}: this edge sits it out"
+        )
 
 
 def _digest(tensors: Mapping[str, torch.Tensor]) -> bytes:

@@ -1,6 +1,7 @@
 """What a campaign at some epsilon would look like, before anything is spent.
 
-    noise     the least with which all steps stay within epsilon, in clip norms
+    noise     the least with which all steps stay within epsilon, in clip norms, what these records were
+              used for before included
     signal    of one step, at best: batch · C against σ · C · √P, P values of the adapter
     whole     the same over the campaign: √T times as much, since noise averages out
     found     of 100 rows, how many the best guesser finds at one false alarm in 100
@@ -15,10 +16,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from statistics import NormalDist
 
-from offsite.edge_client.privacy.campaign_budget import MOST_NOISE
-from offsite.secure.errors import PolicyError
-from offsite.secure.privacy.calibration import noise_for
-from offsite.secure.privacy.units import Unit
+from offsite.edge_client.privacy.limit import PrivacyLimit
+from offsite.edge_client.privacy.what_if import WhatIf
 
 _FALSE_ALARMS = 0.01
 
@@ -33,8 +32,6 @@ class Intended:
     """Of the whole campaign, spare ones included."""
     values: int | None
     """P, where a release is at hand."""
-    unit: Unit
-    delta: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +55,17 @@ class Forecast:
         }
 
 
-def forecast(epsilon: float, intended: Intended) -> Forecast:
-    """What this epsilon would mean for it."""
-    found = found_at(epsilon, intended.delta, _FALSE_ALARMS)
+def forecast(limit: PrivacyLimit, intended: Intended, account: WhatIf) -> Forecast:
+    """What this limit would mean for it."""
+    found = found_at(limit.epsilon, limit.delta, _FALSE_ALARMS)
     sampling = Fraction(intended.batch, intended.units)
-    try:
-        noise = noise_for(epsilon, intended.delta, sampling, intended.steps, intended.unit)
-    except PolicyError:
-        noise = math.inf
-    if noise > MOST_NOISE:
-        return Forecast(epsilon, None, None, None, found)
+    noise = account.noise(limit, sampling, intended.steps)
+    if noise is None:
+        return Forecast(limit.epsilon, None, None, None, found)
     if intended.values is None:
-        return Forecast(epsilon, noise, None, None, found)
+        return Forecast(limit.epsilon, noise, None, None, found)
     step = intended.batch / (noise * math.sqrt(intended.values))
-    return Forecast(epsilon, noise, step, step * math.sqrt(intended.steps), found)
+    return Forecast(limit.epsilon, noise, step, step * math.sqrt(intended.steps), found)
 
 
 def found_at(epsilon: float, delta: float, false_alarms: float) -> float:

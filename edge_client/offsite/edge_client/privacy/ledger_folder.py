@@ -43,7 +43,6 @@ from offsite.secure.privacy.ledger.admission import (
 from offsite.secure.privacy.ledger.bodies import (
     Body,
     DataSetAdded,
-    LimitSet,
     Opened,
     Reserved,
 )
@@ -85,6 +84,8 @@ class LedgerFolder:
         owner: str,
         software: str,
         clock: Callable[[], float],
+        *,
+        is_expected: bool = False,
     ) -> Self:
         """The ledger in a folder; a new one where there is none yet.
 
@@ -92,34 +93,53 @@ class LedgerFolder:
             key: the edge's identity key, which signs every entry.
             owner: a pseudonym of the data owner.
             software: name and version of this program, for the first entry.
+            is_expected: something else says that there was one; then none is begun.
 
         Raises:
             IntegrityError: the entries are damaged; nothing may be spent.
             ConfigError: entries and salt do not belong together, or one is gone.
         """
+        path = root / ENTRIES
+        if is_expected and not is_begun(root):
+            raise ConfigError(f"{path} is gone; " + _advice(root))
         for folder in (root, root / "data", root / "receipts"):
             private_folder(folder)
-        path = root / ENTRIES
-        data = _read(path) if path.exists() else b""
-        if b"\n" not in data and not _is_used(root):
+        if not is_begun(root):
             # None yet, or one whose very first entry a full disk or a crash cut.
             path.unlink(missing_ok=True)
             return cls._create(root, key, owner, software, clock)
         if not path.exists():
             raise ConfigError(f"{path} is gone; " + _advice(root))
-        receipt = root / RECEIPT
+        ledger, whole = cls._read(root, key, clock)
+        if whole is not None:
+            write_atomic(path, whole)
+        for charge in ledger.ledger.charges:
+            ledger.append(charge)
+        return ledger
+
+    @classmethod
+    def look(cls, root: Path, key: IdentityKey, clock: Callable[[], float]) -> Self:
+        """The ledger that is in a folder, to be read: it takes no entry, and nothing is written.
+
+        Raises as `open` does.
+        """
+        ledger, _ = cls._read(root, key, clock)
+        ledger._is_broken = True
+        return ledger
+
+    @classmethod
+    def _read(
+        cls, root: Path, key: IdentityKey, clock: Callable[[], float]
+    ) -> tuple[Self, bytes | None]:
+        """The ledger, and the bytes that its file should have, if a crash left others."""
+        data, receipt = _read(root / ENTRIES), root / RECEIPT
         receipts = [_read(receipt)] if receipt.exists() else []
         found, whole = Ledger.read(data, key.public, receipts)
-        if whole != data:
-            write_atomic(path, whole)
         salt = _read(root / "salt")
         opened = found.budget.opened
         if opened is None or opened.record_salt_sha256 != salt_commitment(salt):
             raise ConfigError(f"{root / 'salt'} is not that of the ledger; " + _advice(root))
-        ledger = cls(root, key, clock, found, salt)
-        for charge in found.charges:
-            ledger.append(charge)
-        return ledger
+        return cls(root, key, clock, found, salt), None if whole == data else whole
 
     @classmethod
     def _create(
@@ -174,9 +194,8 @@ class LedgerFolder:
 
     def settle_limit(self, limit: PrivacyLimit) -> None:
         """Writes the owner's limit down, unless it stands there already."""
-        wanted = LimitSet(limit.epsilon, limit.delta, limit.campaign_epsilon)
-        if self.budget.limits.get(None) != wanted:
-            self.append(wanted)
+        if self.budget.limits.get(None) != limit.stated:
+            self.append(limit.stated)
 
     def data_set(self, data: Data, unit: Unit) -> bytes:
         """The name of these records in the ledger, which they enter if they are new.
@@ -184,16 +203,27 @@ class LedgerFolder:
         Raises:
             IntegrityError: the digests of an earlier data set are damaged: overlaps could go unseen.
         """
+        found, added = self._recognised(data, unit)
+        if found.data_set not in self.budget.data_sets:
+            write_atomic(self._digests_path(found.data_set), found.to_bytes())
+            self.append(added)
+        return found.data_set
+
+    def recognised(self, data: Data, unit: Unit) -> DataSetAdded:
+        """What the ledger says of these records, or would; nothing is written."""
+        return self._recognised(data, unit)[1]
+
+    def _recognised(self, data: Data, unit: Unit) -> tuple[RecordDigests, DataSetAdded]:
         persons = data.persons or ()
         found = RecordDigests.of(
             self.salt, map(content, data.rows), (person.encode() for person in persons)
         )
-        if found.data_set not in self.budget.data_sets:
-            known = {name: self._digests(name) for name in self.budget.data_sets}
-            write_atomic(self._digests_path(found.data_set), found.to_bytes())
-            shared = overlaps(found, known)
-            self.append(DataSetAdded(found.data_set, unit, Adjacency.ADD_OR_REMOVE, shared))
-        return found.data_set
+        stands = self.budget.data_sets.get(found.data_set)
+        if stands is not None:
+            return found, stands
+        known = {name: self._digests(name) for name in self.budget.data_sets}
+        shared = overlaps(found, known)
+        return found, DataSetAdded(found.data_set, unit, Adjacency.ZERO_OUT, shared)
 
     def keep_receipt(self, receipt: bytes, size: int) -> None:
         """Stores a counter-signed checkpoint."""
@@ -223,6 +253,12 @@ class LedgerFolder:
             _cut(path, size)
             raise machine_error(path, error) from error
         self._is_broken = False
+
+
+def is_begun(root: Path) -> bool:
+    """Whether a folder holds a ledger, or what is left of one: then no other may begin there."""
+    path = root / ENTRIES
+    return _is_used(root) or (path.exists() and b"\n" in _read(path))
 
 
 def _is_used(root: Path) -> bool:

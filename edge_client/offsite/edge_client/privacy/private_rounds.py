@@ -20,11 +20,16 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from offsite.edge_client.checkpoint import Checkpoint
-from offsite.edge_client.privacy.campaign_budget import CampaignBudget, RoundClaims, reserve
-from offsite.edge_client.privacy.implementation import ENGINE, implementation_of
+from offsite.edge_client.privacy.campaign_budget import (
+    Asked,
+    CampaignBudget,
+    RoundClaims,
+    reserve,
+)
+from offsite.edge_client.privacy.implementation import ENGINE, code_digest, implementation_of
 from offsite.edge_client.privacy.ledger_folder import LedgerFolder
 from offsite.edge_client.privacy.limit import PrivacyLimit
-from offsite.edge_client.privacy.private_tuning import PrivateOutcome, tune_privately
+from offsite.edge_client.privacy.private_tuning import PrivateOutcome, PrivateRun, tune_privately
 from offsite.edge_client.privacy.spent import Spent, spent_of
 from offsite.edge_client.privacy.unit_examples import UnitExamples
 from offsite.edge_client.task import Task
@@ -36,6 +41,7 @@ from offsite.emulator.privacy.per_example.engine import PerExampleEngine
 from offsite.emulator.privacy.proof.dropout import without_dropout
 from offsite.emulator.privacy.proof.mechanism import Packed, PrivateStep, Unit
 from offsite.emulator.privacy.proof.proof import prove
+from offsite.emulator.privacy.proof.report import Program
 from offsite.emulator.privacy.proof.synthetic import Sizes
 from offsite.emulator.rounds.plan import RoundPlan, TuningSettings
 from offsite.secure.errors import OffsiteError
@@ -44,6 +50,11 @@ from offsite.secure.privacy.ledger.bodies import Aborted, Closed, StartProof
 
 UNIFORM: Final = math.inf
 """Number of examples by which a private edge is weighed: as many as count."""
+
+OTHER_PROGRAM: Final = (
+    "privacy: this program is not the one that reserved these steps; it is proven anew, and the report of "
+    "the proof names it"
+)
 
 Parameters = Mapping[str, nn.Parameter]
 
@@ -59,7 +70,8 @@ class PrivateRounds:
     """The owner alone: nothing of it may be sent."""
     countersign: Callable[[], None]
     """Has the ledger counter-signed."""
-    _proven: set[tuple[str, TuningSettings]] = field(default_factory=set)
+    proven: set[tuple[str, TuningSettings]] = field(default_factory=set)
+    """Campaigns and settings whose mechanism has been proven in this process."""
 
     def tune(
         self,
@@ -91,15 +103,18 @@ class PrivateRounds:
         self._prove(budget, plan, model, parameters)
         # (3) The steps.
         callbacks.status(f"tuning, round {plan.round} of {plan.total_rounds}")
-        tuned = tune_privately(
+        run = PrivateRun(
             PerExampleEngine,
             model,
             parameters,
             base,
             units,
-            Task(settings, plan.round, plan.total_rounds, plan.seed),
+            Task.of(plan, settings),
             budget.round_steps(plan),
             budget.terms,
+        )
+        tuned = tune_privately(
+            run,
             RoundClaims(budget, plan),
             checkpoint=checkpoint_of(budget.reserved.data_set),
             callbacks=callbacks,
@@ -144,17 +159,12 @@ class PrivateRounds:
     def _reserved(self, plan: RoundPlan, workbench: Workbench, units: int) -> CampaignBudget:
         data_set = self.ledger.data_set(workbench.data, self.limit.unit)
         implementation = implementation_of(workbench.bundle, plan.settings)
-        budget = reserve(
-            self.ledger,
-            self.limit,
-            plan,
-            self.coordinator,
-            data_set,
-            units,
-            implementation,
-        )
-        if (budget.reserved.campaign_id, plan.settings) not in self._proven:
+        asked = Asked(plan, self.coordinator, data_set, units, implementation)
+        budget = reserve(self.ledger, self.limit, asked)
+        if (budget.reserved.campaign_id, plan.settings) not in self.proven:
             self.tell(budget.describe())
+            if budget.reserved.implementation.code != implementation.code:
+                self.tell(OTHER_PROGRAM)
         return budget
 
     def _prove(
@@ -166,7 +176,7 @@ class PrivateRounds:
     ) -> None:
         """Try the mechanism on this model; the digest of what was found goes into the ledger."""
         campaign_id = budget.reserved.campaign_id
-        if (campaign_id, plan.settings) in self._proven:
+        if (campaign_id, plan.settings) in self.proven:
             return
         self.tell("proving sensitivity, noise and sampling on this model")
         tokens = plan.settings.micro_batch_tokens
@@ -179,13 +189,13 @@ class PrivateRounds:
                 partial(_packed, micro_batch_tokens=tokens),
             )
             sizes = Sizes(model.config.vocab_size, plan.settings.max_tokens)
-            report = prove(step, sizes, ENGINE)
+            report = prove(step, sizes, Program(ENGINE, code_digest()))
         folder = self.ledger.root / "proofs"
         private_folder(folder)
         write_atomic(folder / f"{report.digest.hex()}.json", report.to_json())
         self.ledger.append(StartProof(campaign_id, report.digest, report.passed))
         report.require_passed()
-        self._proven.add((campaign_id, plan.settings))
+        self.proven.add((campaign_id, plan.settings))
 
 
 def _packed(units: "list[Unit]", micro_batch_tokens: int) -> "list[Packed]":

@@ -9,6 +9,8 @@ Notable decisions:
 * Everything that decides privacy lies in `LogicalBatch` (drawing, counting, noise) and in the
   per-example engine (clipping); here is the loop around them, and what it must not do: no loss is
   looked at, nothing is validated, no count is reported, and the optimiser sees noised sums alone.
+  The proximal term of FedProx is added to them: it is made of the round's adapter, which is public,
+  and of values that noised sums have led to, so it costs nothing.
 * A claim is in the ledger, synced, before its first step. A crash inside a block costs the block; the
   run goes on from the last checkpoint with a new claim. When no step is left to claim, the round
   ends early: that is post-processing.
@@ -75,46 +77,50 @@ class PrivateOutcome:
     """Whether any unit had a gradient; for the owner alone."""
 
 
+@dataclass(frozen=True, slots=True)
+class PrivateRun:
+    """What is tuned, on what, and how far."""
+
+    backend: Callable[[PreTrainedModel, Mapping[str, nn.Parameter]], Backend]
+    model: PreTrainedModel
+    parameters: Mapping[str, nn.Parameter]
+    base: Mapping[str, torch.Tensor]
+    """The values that the round begins with."""
+    units: UnitExamples
+    task: Task
+    steps: int
+    """At most."""
+    terms: StepTerms
+
+    def masters(self) -> Masters:
+        """Of the values that train. Not as a context, so without hooks: gradients are ours.
+
+        Raises:
+            PolicyError: steps would be drawn from another number of units than there are.
+        """
+        if self.terms.sampler.units != self.units.count:
+            raise PolicyError(
+                f"expected steps drawn from {self.units.count} units, found terms for steps drawn "
+                f"from {self.terms.sampler.units}"
+            )
+        settings, mu = self.task.settings, self.task.proximal_mu
+        return Masters(self.parameters, self.base, settings.weight_decay, mu)
+
+
 def tune_privately(
-    backend: Callable[[PreTrainedModel, Mapping[str, nn.Parameter]], Backend],
-    model: PreTrainedModel,
-    parameters: Mapping[str, nn.Parameter],
-    base: Mapping[str, torch.Tensor],
-    units: UnitExamples,
-    task: Task,
-    steps: int,
-    terms: StepTerms,
+    run: PrivateRun,
     claims: Claims,
     *,
     checkpoint: Checkpoint | None = None,
     callbacks: Callbacks | None = None,
     entropy: Callable[[int], bytes] = os.urandom,
 ) -> PrivateOutcome:
-    """Take up to ``steps`` private steps from ``base``; the model is left with the tuned values.
+    """Take private steps from the run's base; its model is left with the tuned values.
 
     Raises:
         PolicyError: no step could be claimed, or one was not what was claimed; nothing is released.
     """
-    if terms.sampler.units != units.count:
-        raise PolicyError(
-            f"expected steps drawn from {units.count} units, found terms for steps drawn from "
-            f"{terms.sampler.units}"
-        )
-    masters = Masters(parameters, base, task.settings.weight_decay)  # no hooks: gradients are ours
-    tuner = _PrivateTuner(
-        backend(model, parameters),
-        model,
-        masters,
-        units,
-        task,
-        steps,
-        terms,
-        claims,
-        checkpoint,
-        callbacks or Callbacks(),
-        entropy,
-    )
-    return tuner.run(base)
+    return _PrivateTuner(run, claims, checkpoint, callbacks or Callbacks(), entropy).tune()
 
 
 class _PrivateTuner:
@@ -122,35 +128,28 @@ class _PrivateTuner:
 
     def __init__(
         self,
-        backend: Backend,
-        model: PreTrainedModel,
-        masters: Masters,
-        units: UnitExamples,
-        task: Task,
-        steps: int,
-        terms: StepTerms,
+        run: PrivateRun,
         claims: Claims,
         checkpoint: Checkpoint | None,
         callbacks: Callbacks,
         entropy: Callable[[int], bytes],
     ) -> None:
-        self.backend, self.model, self.masters = backend, model, masters
-        self.units, self.task, self.steps, self.terms = units, task, steps, terms
+        self.run, self.masters = run, run.masters()
+        self.backend = run.backend(run.model, run.parameters)
         self.claims, self.checkpoint, self.callbacks = claims, checkpoint, callbacks
         self.entropy = entropy
-        self.values = flat_size(masters.parameters)
+        self.values = flat_size(self.masters.parameters)
         self.step, self.seconds, self.has_trained = 0, 0.0, False
-        self.total = torch.zeros(0)
 
-    def run(self, base: Mapping[str, torch.Tensor]) -> PrivateOutcome:
+    def tune(self) -> PrivateOutcome:
         # (1) Where we are: a checkpoint of this plan, this data and these terms, or the beginning.
         self._resume()
         self._prepare(training=True)
         try:
             # Of what the start-up proof showed: with dropout no two sums could be compared.
-            with without_dropout(self.model), self.backend:
+            with without_dropout(self.run.model), self.backend:
                 # (2) Block after block, each claimed before it runs.
-                while self.step < self.steps and self._block():
+                while self.step < self.run.steps and self._block():
                     pass
         finally:
             self._prepare(training=False)
@@ -160,17 +159,17 @@ class _PrivateTuner:
                 "no step is left of those that were reserved for this campaign: too many attempts "
                 "or restarts; this edge sits the rest of it out"
             )
-        delta = difference(self.masters.copies(), base)
+        delta = difference(self.masters.copies(), self.run.base)
         return PrivateOutcome(delta, self.step, self.seconds, self.has_trained)
 
     def _block(self) -> bool:
         """Claim and run a block; False where nothing is left to claim."""
-        wanted = min(-(-self.steps // BLOCKS_PER_ROUND), self.steps - self.step)
+        wanted = min(-(-self.run.steps // BLOCKS_PER_ROUND), self.run.steps - self.step)
         allowed = self.claims.claim(wanted, self.masters.values)
         if not allowed:
             self.callbacks.status("the reserved steps are used up; the round ends early")
             return False
-        batch, first = LogicalBatch(self.terms, self.values, allowed), self.step
+        batch, first = LogicalBatch(self.run.terms, self.values, allowed), self.step
         try:
             for number in range(allowed):
                 self.callbacks.between_steps()
@@ -189,9 +188,11 @@ class _PrivateTuner:
         drawn = batch.begin(NoiseSource(self.entropy(ENTROPY_BYTES), name))
         gradient = np.empty(self.values, np.float32)
         try:
-            for part in self.units.batches(drawn.tolist(), self.task.settings.micro_batch_tokens):
+            for part in self.run.units.batches(
+                drawn.tolist(), self.run.task.settings.micro_batch_tokens
+            ):
                 batch.add(np.array(part.units), lambda total, part=part: self._add(part, total))  # type: ignore[misc]
-            if empty := self.units.empty(drawn.tolist()):
+            if empty := self.run.units.empty(drawn.tolist()):
                 batch.add(np.array(empty), lambda total: np.zeros(len(empty), np.float32))
             batch.finish(gradient)
         except BaseException:
@@ -200,14 +201,14 @@ class _PrivateTuner:
         self._descend(gradient)
         self.step += 1
         self.seconds += time.monotonic() - started
-        self.callbacks.progress(self.step, self.steps)
+        self.callbacks.progress(self.step, self.run.steps)
 
     def _add(self, part: UnitBatch, total: NDArray[np.float32]) -> NDArray[np.float32]:
         """Add the clipped gradients of a part; their norms before clipping, which stay here."""
-        device = self.model.device
+        device = self.run.model.device
         on_device = torch.from_numpy(total).to(device)
         norms = self.backend.clipped_sum_into(
-            part.batch.to(device), part.unit_of_row.to(device), self.terms.clip_norm, on_device
+            part.batch.to(device), part.unit_of_row.to(device), self.run.terms.clip_norm, on_device
         )
         if on_device.data_ptr() != total.ctypes.data:
             torch.from_numpy(total).copy_(on_device)
@@ -220,16 +221,17 @@ class _PrivateTuner:
             end = start + master.numel()
             master.grad = flat[start:end].view_as(master).to(master.device)
             start = end
-        self.masters.step(learning_rate(self.task, self.step, self.steps))
+        self.masters.add_proximal_gradient()  # after the noise: it depends on noised values alone
+        self.masters.step(learning_rate(self.run.task, self.step, self.run.steps))
 
     def _prepare(self, *, training: bool) -> None:
-        self.model.train(training)
-        if not self.task.settings.gradient_checkpointing:
+        self.run.model.train(training)
+        if not self.run.task.settings.gradient_checkpointing:
             return
         if training:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
+            self.run.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
         else:
-            self.model.gradient_checkpointing_disable()  # type: ignore[no-untyped-call]
+            self.run.model.gradient_checkpointing_disable()  # type: ignore[no-untyped-call]
 
     # Checkpoints.
 
@@ -264,4 +266,4 @@ class _PrivateTuner:
         )
         self.masters.load_moments(snapshot.tensors)
         self.callbacks.status("resuming")  # the steps may follow from the number of units
-        self.callbacks.progress(self.step, self.steps)
+        self.callbacks.progress(self.step, self.run.steps)

@@ -16,12 +16,20 @@ class Spent:
     spent: float
     reserved: float
     """Spent and reserved together."""
+    never_ran: int = 0
+    """Steps that count as spent since their campaign ended early; see `ledger.budget`."""
 
     def describe(self) -> str:
         """For the owner's terminal."""
+        unused = ""
+        if self.never_ran:
+            unused = (
+                f"; {self.never_ran} steps of it never ran and count all the same, until a later campaign "
+                "is accounted by the filter"
+            )
         return (
             f"privacy: epsilon {self.spent:.3f} of {self.limit.epsilon:g} at delta "
-            f"{self.limit.delta:g} is spent, {self.reserved:.3f} with what is reserved"
+            f"{self.limit.delta:g} is spent, {self.reserved:.3f} with what is reserved{unused}"
         )
 
 
@@ -32,4 +40,4 @@ def spent_of(budget: Budget, data_set: bytes) -> Spent:
     reserved = epsilon_of_account(budget, data_set, accounting)
     limit = budget.limit_of(data_set)
     assert limit is not None  # the account would have said so
-    return Spent(limit, spent, reserved)
+    return Spent(limit, spent, reserved, budget.never_ran(data_set))

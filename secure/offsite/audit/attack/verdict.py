@@ -2,10 +2,10 @@
 
     exceeded    some figure is above what is allowed, with the stated confidence
     undecided   more than is allowed cannot be excluded: too few rows
-    within      the advantage is at most what is allowed, with the stated confidence
+    within      advantage and exposure are at most what is allowed, with the stated confidence
 
-Rules: `within` needs an upper bound, so that few rows never look like safety; what was not measured
-is never within. Exposure exceeds only where it is beyond chance too.
+Rules: `within` needs an upper bound, so that few rows or few secrets never look like safety; what was not
+measured is never within. Exposure exceeds only where it is beyond chance too.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,6 @@ from offsite.audit.attack.exposure import Exposure
 from offsite.audit.attack.membership import Membership
 from offsite.audit.attack.settings import AttackSettings
 from offsite.emulator.strict_json import JsonObject
-from offsite.secure.errors import PolicyError
 
 
 class Verdict(StrEnum):
@@ -32,15 +31,6 @@ class Judgement:
 
     verdict: Verdict
     reasons: tuple[str, ...]
-
-    def require(self, worst: Verdict = Verdict.UNDECIDED) -> None:
-        """Raises PolicyError where the verdict is worse than ``worst``: the adapter stays here."""
-        order = list(Verdict)
-        if order.index(self.verdict) > order.index(worst):
-            raise PolicyError(
-                f"the attack on this adapter is {self.verdict}: {'; '.join(self.reasons)}; it was "
-                "not returned. Tune with a smaller epsilon, fewer steps or more rows, or allow more"
-            )
 
     def to_json(self) -> JsonObject:
         """A dict of plain JSON values."""
@@ -75,7 +65,9 @@ def _judge_exposure(found: Exposure, settings: AttackSettings) -> tuple[Verdict,
         f"({bounds.low:.2f} to {bounds.high:.2f}), allowed {allowed:g}"
     )
     if not found.is_beyond_chance(settings.confidence):
-        return Verdict.WITHIN, f"{says}, no more than chance"
-    if bounds.value > allowed:
+        says += ", no more than chance"
+    elif bounds.value > allowed:
         return Verdict.EXCEEDED, says
+    if bounds.high > allowed:
+        return Verdict.UNDECIDED, f"{says}; more secrets narrow the interval"
     return Verdict.WITHIN, says

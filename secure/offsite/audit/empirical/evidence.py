@@ -167,7 +167,7 @@ def _plan(fields: Fields) -> AuditPlan:
         raise IntegrityError("audit evidence: expected Poisson-sampled Gaussian steps")
     terms = Terms(mechanism.noise_multiplier, mechanism.sampling, mechanism.steps, clip_norm)
     if terms.mechanism != mechanism:
-        raise IntegrityError("audit evidence: expected records that are added or removed")
+        raise IntegrityError("audit evidence: expected records as units, found another mechanism")
     return AuditPlan(
         terms,
         fields.number("delta", 0, 1),

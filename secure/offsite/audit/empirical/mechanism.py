@@ -27,7 +27,7 @@ Doubles = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """DP-SGD as it is claimed: `steps` Poisson-sampled Gaussian steps, adjacency add-or-remove."""
+    """DP-SGD as it is claimed: `steps` Poisson-sampled Gaussian steps, adjacency zero-out."""
 
     noise_multiplier: float
     sampling: Fraction

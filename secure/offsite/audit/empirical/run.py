@@ -28,7 +28,7 @@ from offsite.audit.empirical.mechanism import MechanismFactory, Terms
 from offsite.audit.empirical.plan import CROWD, DUEL, AuditPlan
 from offsite.audit.empirical.product import Entropy, product_mechanism
 from offsite.audit.empirical.scores import Reading
-from offsite.secure.privacy.ledger.canonical import Json, canonical
+from offsite.secure.privacy.ledger.canonical import canonical
 
 Commit = Callable[[bytes], str]
 """Writes the SHA-256 of a document where it cannot be changed any more; returns a receipt.
@@ -116,8 +116,3 @@ class _Half:
 
     def second(self, done: int, total: int) -> None:
         self._report(500 + 500 * done // total, 1000)
-
-
-def result_document(audit: EmpiricalAudit, evidence: Evidence) -> dict[str, Json]:
-    """The result with all that is needed to count again."""
-    return {**audit.document(), "evidence": evidence.to_bytes().decode()}

@@ -1,7 +1,5 @@
 """Results of the other audits as facts of a report."""
 
-import math
-
 from offsite.audit.attack.analysis import Attack
 from offsite.audit.attack.evidence import sha256
 from offsite.audit.empirical.judgement import EmpiricalAudit
@@ -9,10 +7,7 @@ from offsite.audit.privacy_report.facts import (
     AttackFacts,
     EmpiricalFacts,
     LowerBound,
-    ProofCheck,
-    ProofFacts,
 )
-from offsite.emulator.privacy.proof.report import Check, ProofReport
 
 
 def attack_facts(attack: Attack, evidence: bytes) -> AttackFacts:
@@ -44,19 +39,3 @@ def empirical_facts(audit: EmpiricalAudit) -> EmpiricalFacts:
         tuple(bounds),
         audit.receipts,
     )
-
-
-def proof_facts(report: ProofReport) -> ProofFacts:
-    """Of a start-up proof: every check, and between what its number had to lie."""
-    return ProofFacts(report.digest.hex(), tuple(map(_check, report.checks)))
-
-
-def _check(check: Check) -> ProofCheck:
-    if math.isinf(check.least):
-        expected = f"at most {check.most:.6g}"
-    elif math.isinf(check.most):
-        expected = f"at least {check.least:.6g}"
-    else:
-        expected = f"{check.least:.6g} to {check.most:.6g}"
-    found = f"{check.statistic:.6g}"
-    return ProofCheck(check.name, check.looks_for, expected, found, check.miss, check.passed)

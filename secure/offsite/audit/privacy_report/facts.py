@@ -12,7 +12,7 @@ from enum import StrEnum
 from offsite.audit.attack.analysis import Attack
 from offsite.secure.privacy.accounting.view import EpsilonView
 from offsite.secure.privacy.ledger.assurance import Assurance
-from offsite.secure.privacy.ledger.bodies import Adaptivity
+from offsite.secure.privacy.ledger.bodies import Adaptivity, AuditKind
 from offsite.secure.privacy.mechanisms import Mechanism
 from offsite.secure.privacy.units import Adjacency, Unit
 
@@ -34,6 +34,38 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitChange:
+    """A limit that holds for the data set from this entry on."""
+
+    seq: int
+    limit: Limit
+
+
+@dataclass(frozen=True, slots=True)
+class ProofEntry:
+    """What the ledger says of a start-up proof."""
+
+    seq: int
+    campaign_id: str
+    sha256: str
+    passed: bool
+    is_in_time: bool
+    """Whether it stands before the campaign's first claim: before anything was trained."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """What the ledger says of an audit."""
+
+    seq: int
+    campaign_id: str
+    kind: AuditKind
+    evidence_sha256: str
+    passed: bool
+    epsilon_at_least: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class CampaignFacts:
     """One campaign on this data set; counts are steps of its mechanism."""
 
@@ -43,9 +75,11 @@ class CampaignFacts:
     reserved: int
     spent: int
     charged: int
+    never_ran: int
+    """Counted all the same: it ended early, and exact sums hold for what was planned."""
     is_open: bool
     epsilon: float
-    """Of its spent steps alone, at the limit's delta."""
+    """Of its spent steps and those that never ran, alone, at the limit's delta."""
     assurance: Assurance
 
 
@@ -53,6 +87,7 @@ class EventKind(StrEnum):
     """What happened to the budget."""
 
     CLAIMED = "claimed"
+    CLOSED = "closed"
     RELEASED_OTHER = "released_other"
     REFUSED = "refused"
     ABORTED = "aborted"
@@ -74,13 +109,19 @@ class LedgerFacts:
     """What a verified ledger says of one data set."""
 
     owner: str
+    owner_key: str
+    owner_key_is_stated: bool
+    """Whether the key came from somewhere else than the ledger."""
     data_set: str
     unit: Unit
     adjacency: Adjacency
     limit: Limit | Missing
+    limit_changes: tuple[LimitChange, ...]
     adaptivity: Adaptivity
     spent: float
-    """Epsilon of all uses so far, by the accountant that the adaptivity asks for."""
+    """Epsilon of all that counts as used, by the accountant that the adaptivity asks for."""
+    never_ran: int
+    """Steps among those; see `CampaignFacts`."""
     exposed: float
     """The same with all that open campaigns may still use: what the limit bounds."""
     cross_check: EpsilonView | Missing
@@ -88,12 +129,18 @@ class LedgerFacts:
     campaigns: tuple[CampaignFacts, ...]
     events: tuple[Event, ...]
     other_releases: tuple[str, ...]
-    evidence: tuple[str, ...]
-    """SHA-256 of every proof and evidence that entries name."""
+    proofs: tuple[ProofEntry, ...]
+    audits: tuple[AuditEntry, ...]
     entries: int
-    countersigned: int
+    countersigned: int | Missing
     root: str
     faults: tuple[str, ...]
+
+    @property
+    def evidence(self) -> frozenset[str]:
+        """SHA-256 of every proof and evidence that entries about this data set name."""
+        proofs = {proof.sha256 for proof in self.proofs}
+        return frozenset(proofs | {audit.evidence_sha256 for audit in self.audits})
 
 
 @dataclass(frozen=True, slots=True)

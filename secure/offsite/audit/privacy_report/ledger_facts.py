@@ -9,13 +9,17 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from offsite.audit.keys import NOT_CHECKED, LedgerKeys
 from offsite.audit.privacy_report.facts import (
+    AuditEntry,
     CampaignFacts,
     Event,
     EventKind,
     LedgerFacts,
     Limit,
+    LimitChange,
     Missing,
+    ProofEntry,
 )
 from offsite.secure.errors import ConfigError, PolicyError
 from offsite.secure.privacy.accounting.view import EpsilonView, epsilon_of
@@ -25,7 +29,9 @@ from offsite.secure.privacy.ledger.assurance import assurance_of
 from offsite.secure.privacy.ledger.bodies import (
     Aborted,
     Adaptivity,
+    AuditResult,
     Claimed,
+    Closed,
     LimitSet,
     Refused,
     ReleasedOther,
@@ -44,12 +50,14 @@ View = Callable[[Sequence[Mechanism], float], EpsilonView]
 def ledger_facts(
     findings: Findings,
     data_set: bytes,
+    keys: LedgerKeys,
     accounting: Accounting | None = None,
     view: View = epsilon_of,
 ) -> LedgerFacts:
     """What the ledger says of a data set.
 
     Args:
+        keys: that the findings were made with.
         accounting: gives the figures of record; None: the accountants of record.
         view: all accountants side by side.
 
@@ -68,12 +76,20 @@ def ledger_facts(
     digests = [record.digest for record in findings.records]
     return LedgerFacts(
         owner=budget.opened.owner,
+        owner_key=keys.owner.raw.hex(),
+        owner_key_is_stated=keys.is_stated,
         data_set=data_set.hex(),
         unit=added.unit,
         adjacency=added.adjacency,
         limit=_limit(limit),
+        limit_changes=tuple(
+            LimitChange(seq, _as_limit(change))
+            for seq, change in budget.limit_changes
+            if change.data_set in (None, data_set)
+        ),
         adaptivity=budget.adaptivity(data_set),
         spent=_account(budget, data_set, accounting, only_spent=True),
+        never_ran=budget.never_ran(data_set),
         exposed=_account(budget, data_set, accounting, only_spent=False),
         cross_check=_cross_check(budget, data_set, limit, view),
         campaigns=tuple(
@@ -85,9 +101,10 @@ def ledger_facts(
         other_releases=tuple(
             item.released.what for item in budget.releases if item.released.data_set in family
         ),
-        evidence=_evidence(budget),
+        proofs=_proofs(budget, family),
+        audits=_audits(findings, family),
         entries=len(digests),
-        countersigned=findings.countersigned,
+        countersigned=Missing(NOT_CHECKED) if keys.coordinator is None else findings.countersigned,
         root=root_of(digests, len(digests)).hex(),
         faults=tuple(map(str, findings.faults)),
     )
@@ -96,6 +113,10 @@ def ledger_facts(
 def _limit(found: LimitSet | None) -> Limit | Missing:
     if found is None:
         return Missing("no limit was set: nothing bounds what may be spent")
+    return _as_limit(found)
+
+
+def _as_limit(found: LimitSet) -> Limit:
     return Limit(found.epsilon, found.delta, found.campaign_epsilon)
 
 
@@ -129,27 +150,56 @@ def _cross_check(
 def _campaign(
     budget: Budget, name: str, campaign: Campaign, limit: LimitSet | None, accounting: Accounting
 ) -> CampaignFacts:
-    reserved, spent, alone = campaign.reserved, campaign.spent, 0.0
-    if spent and limit is not None:
+    reserved, alone = campaign.reserved, 0.0
+    if (counted := campaign.counted(reserved.adaptivity)) and limit is not None:
         terms = Terms(limit, reserved.adaptivity, reserved.mechanism)
-        alone = _finite(accounting.epsilon((reserved.mechanism.repeated(spent),), terms))
+        alone = _finite(accounting.epsilon((reserved.mechanism.repeated(counted),), terms))
     return CampaignFacts(
         name,
         reserved.mechanism,
         reserved.clip_norm,
         reserved.mechanism.uses,
-        spent,
+        campaign.spent,
         campaign.charged,
+        campaign.never_ran(reserved.adaptivity),
         campaign.is_open,
         alone,
         assurance_of(budget, name),
     )
 
 
-def _evidence(budget: Budget) -> tuple[str, ...]:
-    proofs = [proof.report.hex() for proof in budget.proofs.values()]
-    audits = [a.evidence.hex() for campaign in budget.campaigns.values() for a in campaign.audits]
-    return (*proofs, *audits)
+def _proofs(budget: Budget, family: frozenset[bytes]) -> tuple[ProofEntry, ...]:
+    """Of the campaigns on these records, in the order of the ledger."""
+    found = [
+        ProofEntry(
+            proof.seq,
+            name,
+            proof.stated.report.hex(),
+            proof.stated.passed,
+            campaign.first_claim is None or proof.seq < campaign.first_claim,
+        )
+        for name, campaign in budget.campaigns.items()
+        if campaign.reserved.data_set in family
+        for proof in budget.proofs.get(name, ())
+    ]
+    return tuple(sorted(found, key=lambda proof: proof.seq))
+
+
+def _audits(findings: Findings, family: frozenset[bytes]) -> tuple[AuditEntry, ...]:
+    entries = [record.entry for record in findings.records]
+    return tuple(
+        AuditEntry(
+            entry.seq,
+            found.campaign_id,
+            found.audit,
+            found.evidence.hex(),
+            found.passed,
+            found.epsilon_at_least,
+        )
+        for entry in entries
+        if isinstance(found := entry.body, AuditResult)
+        and _concerns(findings.budget, found.campaign_id, family)
+    )
 
 
 def _events(findings: Findings, data_set: bytes, accounting: Accounting) -> tuple[Event, ...]:
@@ -174,6 +224,8 @@ def _told(entry: Entry, budget: Budget, family: frozenset[bytes]) -> tuple[Event
         case Claimed() as claimed if _concerns(budget, claimed.campaign_id, family):
             where = f"{claimed.campaign_id}, round {claimed.round}"
             return EventKind.CLAIMED, f"{where}: {claimed.steps} steps"
+        case Closed() as closed if _concerns(budget, closed.campaign_id, family):
+            return EventKind.CLOSED, f"{closed.campaign_id}: {closed.returned_steps} never claimed"
         case Aborted() as aborted if _concerns(budget, aborted.campaign_id, family):
             return EventKind.ABORTED, f"{aborted.campaign_id}, round {aborted.round}"
         case ReleasedOther() as released if released.data_set in family:

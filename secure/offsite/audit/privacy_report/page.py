@@ -17,6 +17,7 @@ from offsite.audit.privacy_report.sections import (
     algorithms,
     budget,
     exposure,
+    never_ran_words,
     parameters,
     trust,
 )
@@ -102,7 +103,7 @@ def _summary(facts: ReportFacts, found: tuple[Finding, ...]) -> Html:
         tag("p", badge(worst), f": {_SENTENCES[worst]}", class_="verdict"),
         tag(
             "div",
-            tile(f"{ledger.spent:.2f}{of}", "ε, privacy loss spent"),
+            tile(f"{ledger.spent:.2f}{of}", f"ε, privacy loss spent{never_ran_words(ledger)}"),
             tile(delta, "δ"),
             tile(f"one {ledger.unit.value}", "unit of privacy"),
             tile(assurance(ledger).value.replace("_", " "), "level of assurance"),

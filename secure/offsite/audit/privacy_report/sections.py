@@ -25,19 +25,28 @@ from offsite.audit.privacy_report.plots.figure import table
 from offsite.audit.privacy_report.plots.odds import odds_plot
 from offsite.audit.privacy_report.words import epsilon_words, percent, small, unit_words
 from offsite.secure.privacy.ledger.assurance import Assurance
+from offsite.secure.privacy.units import Adjacency
 
 ASSURANCE = {
     Assurance.DECLARED: "declared: the owner's machine says so",
     Assurance.TESTED_AT_START: "tested at start: the engine passed tests of sensitivity, noise and "
     "sampling on the real model before it trained",
-    Assurance.AUDITED: "audited: and an empirical audit with committed guesses found no more than is "
-    "claimed",
+    Assurance.AUDITED: "audited: and an empirical audit of sampler, noise and book-keeping with committed "
+    "guesses found no more than is claimed; it does not run the model, so clipping rests on the test at "
+    "start",
+}
+
+ADJACENCY = {
+    Adjacency.ZERO_OUT: "have the same units; one unit's content is replaced by nothing (zero-out). How many "
+    "units there are is not protected",
 }
 
 NOT_COVERED = (
     "The data stay on the owner's machine and are as safe as it is. Differential privacy says nothing "
     + "about who can read them there.",
     "What was collected, and whether it should have been, is outside this report.",
+    "How many units there are is not covered: neighbouring data sets have equally many. The number is only "
+    + "not shown to others; the sampling rate in this report tells it.",
     "It protects single units. What is true of a whole group, and so of its members, may be learnt and "
     + "is meant to be.",
     "Data of the same people at other owners are counted there, not here; losses add up.",
@@ -49,13 +58,18 @@ NOT_COVERED = (
 )
 
 
+def never_ran_words(ledger: LedgerFacts) -> str:
+    """What stands beside the figure that is called spent."""
+    return f"; of it, {ledger.never_ran} steps never ran" if ledger.never_ran else ""
+
+
 def parameters(ledger: LedgerFacts) -> Html:
     """Privacy parameters and unit of privacy."""
     limit, spent = ledger.limit, ledger.spent
     bound = limit.epsilon if isinstance(limit, Limit) else None
     of_one = limit.campaign_epsilon if isinstance(limit, Limit) else None
     rows = {
-        "ε spent (privacy loss)": f"{spent:.3f}",
+        "ε spent (privacy loss)": f"{spent:.3f}{never_ran_words(ledger)}",
         "ε limit, set by the data owner": limit.reason
         if isinstance(limit, Missing)
         else f"{limit.epsilon:g}, over all campaigns and for ever",
@@ -64,9 +78,7 @@ def parameters(ledger: LedgerFacts) -> Html:
         if isinstance(limit, Missing)
         else f"{small(limit.delta)}: the probability with which the promise may fail",
         "Unit of privacy": unit_words(ledger.unit),
-        "Neighbouring data sets": "differ by one unit that is added or removed"
-        if ledger.adjacency.value == "add_or_remove"
-        else ledger.adjacency.value,
+        "Neighbouring data sets": ADJACENCY[ledger.adjacency],
         "Definition": "approximate differential privacy, (ε, δ)",
     }
     return section(
@@ -101,13 +113,15 @@ def budget(ledger: LedgerFacts) -> Html:
 
 
 def _campaigns(found: tuple[CampaignFacts, ...]) -> Html:
-    head = ["campaign", "steps spent", "reserved", "hidden by a crash", "ε alone", "assurance"]
+    counts = ["steps spent", "reserved", "hidden by a crash", "never ran, counted"]
+    head = ["campaign", *counts, "ε alone", "assurance"]
     rows = [
         [
             f"{campaign.campaign_id}{' (open)' if campaign.is_open else ''}",
             f"{campaign.spent}",
             f"{campaign.reserved}",
             f"{campaign.charged}",
+            f"{campaign.never_ran}",
             f"{campaign.epsilon:.3f}",
             campaign.assurance.value.replace("_", " "),
         ]
@@ -237,9 +251,15 @@ def exposure(ledger: LedgerFacts) -> Html:
         pairs(
             {
                 "Owner (pseudonym)": ledger.owner,
+                "Owner's key": joined(
+                    code(ledger.owner_key),
+                    "" if ledger.owner_key_is_stated else " (the ledger's own word)",
+                ),
                 "Data set": code(ledger.data_set),
                 "Entries": str(ledger.entries),
-                "Counter-signed by the coordinator": f"the first {ledger.countersigned}",
+                "Counter-signed by the coordinator": ledger.countersigned.reason
+                if isinstance(ledger.countersigned, Missing)
+                else f"the first {ledger.countersigned}",
                 "Root of the Merkle tree": code(ledger.root),
                 "Faults": str(len(ledger.faults)) if ledger.faults else "none found",
             }

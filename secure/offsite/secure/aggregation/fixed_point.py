@@ -137,7 +137,12 @@ class Mean:
 
 
 def decode(total: Words, members: int, settings: FixedPoint) -> Mean:
-    """The weighted mean of an unmasked sum (d + 1,).
+    """`decode_in_place` of a copy."""
+    return decode_in_place(total.copy(), members, settings)
+
+
+def decode_in_place(total: Words, members: int, settings: FixedPoint) -> Mean:
+    """The weighted mean of an unmasked sum (d + 1,), whose memory it takes over.
 
     Raises:
         PeerError: beyond the guard band, or a weight that `members` cannot have: refuse the round.
@@ -160,8 +165,8 @@ def decode(total: Words, members: int, settings: FixedPoint) -> Mean:
             f"expected a total weight of {members} members, found {weight:g}: a member did not "
             "follow the protocol; the round is refused"
         )
-    values = np.empty(len(total) - 1, np.float32)
+    values = total[:-1].view(np.float32)
     for start in range(0, len(values), _BLOCK):
-        block = signed[start : min(start + _BLOCK, len(values))]
-        values[start : start + len(block)] = block * (1.0 / (one * weight))
+        block = signed[start : min(start + _BLOCK, len(values))] * (1.0 / (one * weight))
+        values[start : start + len(block)] = block
     return Mean(values, weight)

@@ -1,21 +1,20 @@
-"""From an epsilon to the noise, and from the noise to the steps that fit.
+"""From an epsilon to the noise.
 
-Both searches take the history that the same data have paid for already: what is bounded is the
-epsilon of everything together, not of the new part alone. Noise multipliers lie on a grid of 2^-10
-and are rounded up, never down, so that a calibrated value is an exact float and a short number in
-a ledger. The result of a search has passed every rule of `accounting.view`, and its figure of
-record is at most the epsilon asked for.
+What one run may cost by itself, before anything was released of the data; with a history, the ledger's
+admission decides (`ledger.admission.is_admissible`), for then a filter accounts. Noise multipliers lie
+on a grid of 2^-10 and are rounded up, never down, so that a calibrated value is an exact float and a
+short number in a ledger. The result of a search has passed every rule of `accounting.view`, and its
+figure of record is at most the epsilon asked for.
 
 The noise must be chosen before training and kept: theorems compose what was fixed in advance.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Final
 
-from offsite.secure.errors import ConfigError, PolicyError
+from offsite.secure.errors import ConfigError, NoNoiseFitsError
 from offsite.secure.privacy.accounting import pld, rdp
 from offsite.secure.privacy.accounting.composition import merged
 from offsite.secure.privacy.accounting.view import (
@@ -26,7 +25,6 @@ from offsite.secure.privacy.accounting.view import (
 from offsite.secure.privacy.mechanisms import (
     Mechanism,
     PoissonGaussian,
-    TruncatedPoissonGaussian,
 )
 from offsite.secure.privacy.units import Unit
 
@@ -35,111 +33,53 @@ GRID: Final = 2**10
 LOWEST: Final = GRID // 4
 """No less noise is ever proposed, however large the epsilon."""
 HIGHEST: Final = 4096 * GRID
-MOST_RUN: Final = 2**20
-"""More steps than anybody runs: where a search for what fits ends."""
 _COARSE: Final = 1e-3
 """Interval of a first search, ten times faster; the second one starts from its result."""
 _LARGE: Final = 1.0
 """Epsilon from which the coarse interval is accurate enough to be of help."""
 
 
-@dataclass(frozen=True, slots=True)
-class Truncation:
-    """Of a Poisson sample: at most `cap` of the data's `units` in a batch."""
-
-    units: int
-    cap: int
-
-
 def schedule(
-    noise_multiplier: float,
-    sampling: Fraction,
-    steps: int,
-    unit: Unit,
-    truncation: Truncation | None = None,
-) -> PoissonGaussian | TruncatedPoissonGaussian:
+    noise_multiplier: float, sampling: Fraction, steps: int, unit: Unit
+) -> PoissonGaussian:
     """The mechanism of a training run.
 
     Raises:
         ConfigError: a value out of range.
     """
-    if truncation is None:
-        return PoissonGaussian(noise_multiplier, sampling, steps, unit)
-    units, cap = truncation.units, truncation.cap
-    return TruncatedPoissonGaussian(noise_multiplier, sampling, steps, units, cap, unit)
+    return PoissonGaussian(noise_multiplier, sampling, steps, unit)
 
 
-def noise_for(
-    epsilon: float,
-    delta: float,
-    sampling: Fraction,
-    steps: int,
-    unit: Unit,
-    *,
-    truncation: Truncation | None = None,
-    before: Sequence[Mechanism] = (),
-) -> float:
-    """The least noise multiplier of the grid with which history and run cost at most epsilon.
+def noise_for(epsilon: float, delta: float, sampling: Fraction, steps: int, unit: Unit) -> float:
+    """The least noise multiplier of the grid with which a run costs at most epsilon.
 
-    Guarantees: `epsilon_of([*before, schedule(result, ...)], delta).pld` is at most `epsilon`
+    Guarantees: `epsilon_of([schedule(result, ...)], delta).pld` is at most `epsilon`
     (test_calibrated_noise_is_the_least_that_fits).
 
     Raises:
-        PolicyError: the history leaves nothing, or the accountants disagree on the result.
+        NoNoiseFitsError: no noise of the grid is enough.
+        PolicyError: the accountants disagree on the result.
         ConfigError: epsilon, delta or the schedule is out of range.
     """
     _check_target(epsilon, delta)
-    _check_something_left(epsilon, delta, before)
 
-    def history(notch: int) -> tuple[Mechanism, ...]:
-        return merged((*before, schedule(notch / GRID, sampling, steps, unit, truncation)))
+    def run(notch: int) -> tuple[Mechanism, ...]:
+        return merged([schedule(notch / GRID, sampling, steps, unit)])
 
     def cost_by(interval: float) -> Callable[[int], float]:
-        return lambda notch: _cost(history(notch), delta, interval)
+        return lambda notch: _cost(run(notch), delta, interval)
 
-    enough = _least(lambda n: rdp.epsilon(history(n), delta) <= epsilon, LOWEST, HIGHEST)
+    enough = _least(lambda n: rdp.epsilon(run(n), delta) <= epsilon, LOWEST, HIGHEST)
     near = enough or HIGHEST
     for interval in (_COARSE, pld.INTERVAL) if epsilon >= _LARGE else (pld.INTERVAL,):
         near = _least_noise(cost_by(interval), epsilon, near)
-    if _cost(history(near), delta) > epsilon:
-        raise PolicyError(
-            f"no noise multiplier up to {HIGHEST / GRID:g} keeps {steps} more steps within epsilon "
+    if _cost(run(near), delta) > epsilon:
+        raise NoNoiseFitsError(
+            f"no noise multiplier up to {HIGHEST / GRID:g} keeps {steps} steps within epsilon "
             f"{epsilon:g} at delta {delta:g}: run fewer steps or raise the limit"
         )
-    epsilon_of(history(near), delta)
+    epsilon_of(run(near), delta)
     return near / GRID
-
-
-def steps_that_fit(
-    epsilon: float, delta: float, mechanism: Mechanism, *, before: Sequence[Mechanism] = ()
-) -> int:
-    """How many uses of the mechanism still cost, with the history, at most epsilon; 0 for none.
-
-    The uses of `mechanism` itself do not matter; no result is above `MOST_RUN`. Guarantees: the figure of record of history and
-    result is at most `epsilon`, and one use more would exceed it
-    (test_steps_that_fit_are_the_most_that_fit).
-
-    Raises:
-        ConfigError: epsilon or delta is out of range.
-        PolicyError: the accountants disagree on the result.
-    """
-    _check_target(epsilon, delta)
-
-    def history(uses: int) -> tuple[Mechanism, ...]:
-        return merged((*before, mechanism.repeated(uses)))
-
-    # RDP is an upper bound and cheap: what fits by it fits.
-    over = _least(lambda uses: rdp.epsilon(history(uses), delta) > epsilon, 1, MOST_RUN)
-    if over is None:
-        return MOST_RUN
-    fits, exceeds = over - 1, over
-    while exceeds < MOST_RUN and _cost(history(exceeds), delta) <= epsilon:
-        fits, exceeds = exceeds, min(MOST_RUN, exceeds + max(1, exceeds // 2))
-    if exceeds - fits > 1:
-        fits = _boundary(lambda uses: _cost(history(uses), delta), epsilon, fits, exceeds)
-    if fits:
-        epsilon_of(history(fits), delta)
-    return fits
 
 
 def _cost(history: tuple[Mechanism, ...], delta: float, interval: float = pld.INTERVAL) -> float:
@@ -204,13 +144,4 @@ def _check_target(epsilon: float, delta: float) -> None:
     if not 0 < epsilon <= MOST_EPSILON:
         raise ConfigError(
             f"epsilon: expected above 0 and at most {MOST_EPSILON:g}, found {epsilon!r}"
-        )
-
-
-def _check_something_left(epsilon: float, delta: float, before: Sequence[Mechanism]) -> None:
-    spent = epsilon_of(before, delta).pld
-    if spent >= epsilon:
-        raise PolicyError(
-            f"these data have spent epsilon {spent:.4f} of {epsilon:g} at delta {delta:g}: nothing "
-            "is left to train with; only the owner can raise the limit"
         )

@@ -23,7 +23,7 @@ from offsite.secure.errors import ConfigError, PolicyError
 from offsite.secure.privacy.accounting import rdp
 from offsite.secure.privacy.accounting.composition import merged
 from offsite.secure.privacy.accounting.view import check_delta
-from offsite.secure.privacy.mechanisms import MOST_USES, Mechanism
+from offsite.secure.privacy.mechanisms import Mechanism
 from offsite.secure.privacy.units import Adjacency, Unit
 
 _ROUNDING: Final = 1e-12
@@ -32,10 +32,10 @@ _ROUNDING: Final = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class RenyiFilter:
-    """A budget of one Rényi order, and what of it is spent. Immutable: `admit` returns a new one.
+    """A budget of one Rényi order, and what of it is spent. Immutable: `charged` returns a new one.
 
-    Guarantees: whatever sequence of mechanisms it admits, each chosen after seeing the outcomes of
-    those before, is (epsilon, delta)-DP (test_a_filter_never_exceeds_its_budget).
+    Guarantees: whatever sequence of mechanisms it is charged with while it `is_kept`, each chosen after
+    seeing the outcomes of those before, is (epsilon, delta)-DP (test_a_filter_never_exceeds_its_budget).
 
     Raises:
         ConfigError: a value out of range, or an order whose budget at this epsilon is not above 0.
@@ -45,7 +45,7 @@ class RenyiFilter:
     delta: float
     order: float
     unit: Unit
-    adjacency: Adjacency = Adjacency.ADD_OR_REMOVE
+    adjacency: Adjacency = Adjacency.ZERO_OUT
     spent: float = 0.0  # of `budget`
 
     def __post_init__(self) -> None:
@@ -90,7 +90,7 @@ class RenyiFilter:
 
     @property
     def epsilon_spent(self) -> float:
-        """What was admitted so far costs at most this; 0 before anything was.
+        """What was charged so far costs at most this; 0 before anything was.
 
         An odometer's reading, not a promise: only `epsilon` bounds a run that may still go on.
         """
@@ -98,40 +98,22 @@ class RenyiFilter:
             return 0.0
         return max(0.0, rdp.epsilon_at(self.spent, self.order, self.delta))
 
-    def admit(self, mechanism: Mechanism) -> Self:
-        """The filter after the mechanism, which may run only once this has returned.
+    def charged(self, mechanisms: Iterable[Mechanism]) -> Self:
+        """The filter after a history, whether or not its budget allowed all of it (`is_kept`).
 
         Raises:
-            PolicyError: it would exceed the budget, or protects another unit.
+            PolicyError: something protects another unit.
         """
-        self._check_relation(mechanism)
-        spent = self.spent + _cost(mechanism, self.order)
-        if not spent <= self.budget:
-            raise PolicyError(
-                f"{mechanism.uses} more uses would take the Rényi divergence of order "
-                f"{self.order:g} to {spent:.4f} of {self.budget:.4f}: "
-                f"{self.uses_left(mechanism)} would fit"
-            )
+        spent = self.spent
+        for mechanism in mechanisms:
+            self._check_relation(mechanism)
+            spent += _cost(mechanism, self.order)
         return dataclasses.replace(self, spent=spent)
 
-    def admit_all(self, mechanisms: Iterable[Mechanism]) -> Self:
-        """The filter after a history: how a restart finds it again."""
-        found = self
-        for mechanism in mechanisms:
-            found = found.admit(mechanism)
-        return found
-
-    def uses_left(self, mechanism: Mechanism) -> int:
-        """How many uses of the mechanism would still be admitted at once."""
-        self._check_relation(mechanism)
-        once = _cost(mechanism.repeated(1), self.order)
-        left = max(0.0, self.budget - self.spent)
-        if once * MOST_USES <= left:
-            return MOST_USES
-        uses = int(left / once)
-        while uses and self.spent + uses * once > self.budget:
-            uses -= 1
-        return uses
+    @property
+    def is_kept(self) -> bool:
+        """Whether what was charged is within the epsilon; nothing may run that would end this."""
+        return self.epsilon_spent <= self.epsilon
 
     def _check_relation(self, mechanism: Mechanism) -> None:
         if (mechanism.unit, mechanism.adjacency) != (self.unit, self.adjacency):

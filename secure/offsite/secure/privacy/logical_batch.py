@@ -15,7 +15,10 @@ joins the next one, a part is added twice, or an empty batch is skipped. Here th
 units itself and keeps book: noise is added once, when every drawn unit was added exactly once, to
 a buffer that was zero at the beginning. An empty batch is zero plus noise, and a step.
 
-    gradient = round_to_grid( Σ_i min(1, C / ‖g_i‖) g_i + N(0, (σ C)²) ) / (q n)
+    gradient = round_to_grid( Σ_i min(1, C / ‖g_i‖) g_i + N(0, (σ C')²) ) / (q n),  C' = 1.0001 C
+
+Clipping in float32 may leave a unit a little longer than C, by at most `TOLERANCE`; noise is scaled
+for that length, so that sigma is what the ledger says for every sum that passes.
 
 A failed or abandoned step releases nothing and counts as begun, since its claim is charged.
 Source: Abadi et al., CCS 2016, algorithm 1, with the expected batch as denominator.
@@ -50,7 +53,8 @@ unit would tell about it.
 """
 
 TOLERANCE: Final = 1e-4
-"""By which float32 may carry a clipped gradient beyond C; the start-up proof allows the same."""
+"""By which float32 may carry a clipped gradient beyond C; the start-up proof allows the same, and the
+noise is made for it."""
 _BLOCK: Final = 1 << 16
 
 
@@ -92,8 +96,16 @@ class StepTerms:
 
     @property
     def noise_scale(self) -> float:
-        """Standard deviation of the noise on the sum: sigma · C."""
-        return self.noise_multiplier * self.clip_norm
+        """Standard deviation of the noise on the sum: sigma times the most that a unit moves it by.
+
+        Guarantees: `test_noise_is_made_for_the_longest_gradient_that_passes`.
+        """
+        return self.noise_multiplier * self.most_norm
+
+    @property
+    def most_norm(self) -> float:
+        """How far one unit may move the sum: C, and what float32 adds to it."""
+        return self.clip_norm * (1 + TOLERANCE)
 
     @property
     def expected_units(self) -> Fraction:
@@ -216,7 +228,7 @@ class LogicalBatch:
         for start in range(0, len(self._total), _BLOCK):
             block = self._total[start : start + _BLOCK].astype(np.float64)
             squares += float(np.dot(block, block))
-        bound = self._added * self.terms.clip_norm * (1 + TOLERANCE)
+        bound = self._added * self.terms.most_norm
         if not squares <= bound * bound:
             raise PolicyError(
                 "finish: expected a sum of clipped gradients, found a larger one: clipping did "

@@ -42,7 +42,7 @@ class PoissonGaussian:
     sampling: Fraction  # q, in (0, 1]
     steps: int
     unit: Unit
-    adjacency: Adjacency = Adjacency.ADD_OR_REMOVE
+    adjacency: Adjacency = Adjacency.ZERO_OUT
 
     def __post_init__(self) -> None:
         _check_noise(self.noise_multiplier)
@@ -86,7 +86,7 @@ class TruncatedPoissonGaussian:
     units: int
     cap: int
     unit: Unit
-    adjacency: Adjacency = Adjacency.ADD_OR_REMOVE
+    adjacency: Adjacency = Adjacency.ZERO_OUT
 
     def __post_init__(self) -> None:
         _check_noise(self.noise_multiplier)
@@ -129,7 +129,7 @@ class Gaussian:
     noise_multiplier: float
     count: int
     unit: Unit
-    adjacency: Adjacency = Adjacency.ADD_OR_REMOVE
+    adjacency: Adjacency = Adjacency.ZERO_OUT
 
     def __post_init__(self) -> None:
         _check_noise(self.noise_multiplier)

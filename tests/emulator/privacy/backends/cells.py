@@ -17,7 +17,13 @@ from tests.emulator.forms import FORMS, planned
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from offsite.emulator.adapters.adapter import Adapter, AdapterKind, AdapterSpec, make_adapter
+from offsite.emulator.adapters.adapter import (
+    Adapter,
+    AdapterKind,
+    AdapterSpec,
+    TrainedFactors,
+    make_adapter,
+)
 from offsite.emulator.build import build_emulator
 from offsite.emulator.factored import Factor
 from offsite.emulator.instantiate import attention_implementation
@@ -46,6 +52,7 @@ class Kind(StrEnum):
     """The adapters of a release."""
 
     LORA = "LoRA, all linears"
+    HIGH = "LoRA, all linears, B alone"
     MIDDLE = "LoRA, middle factored"
     BLOCKS = "whole blocks"
 
@@ -106,7 +113,10 @@ def make_subject(family: str, kind: Kind) -> Subject:
 
 def _emulator(base: PreTrainedModel, kind: Kind) -> tuple[PreTrainedModel, Adapter]:
     spec = AdapterSpec(
-        AdapterKind.WHOLE_BLOCK if kind is Kind.BLOCKS else AdapterKind.LORA, rank=4, alpha=12
+        AdapterKind.WHOLE_BLOCK if kind is Kind.BLOCKS else AdapterKind.LORA,
+        rank=4,
+        alpha=12,
+        trains=TrainedFactors.B if kind is Kind.HIGH else TrainedFactors.AB,
     )
     if kind is Kind.MIDDLE:
         with planned(FORMS["factored"]):

@@ -12,7 +12,6 @@ from torch import nn
 from transformers import LlamaConfig, PreTrainedModel
 
 from offsite.emulator.privacy.per_example.engine import PerExampleEngine
-from offsite.emulator.privacy.per_example.refusals import REASONS, Refused, refuse
 from offsite.emulator.training.batches import MicroBatch
 from offsite.emulator.training.masters import Masters
 from offsite.secure.errors import ConfigError
@@ -55,7 +54,7 @@ def test_adapters_of_other_kinds(config: PeftConfig, make_model: MakeModel) -> N
     model = make_model("llama")
     get_peft_model(model, config)  # in place
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    refused(model, parameters, "would train.*use a whole_block or lora adapter")
+    refused(model, parameters, "would train.*use a whole_block or lora adapter$")
 
 
 @pytest.mark.parametrize("name", ["embed_tokens", "lm_head"])
@@ -205,10 +204,3 @@ def test_rows_that_change_the_rotary_embedding_of_others(kind: str, make_model: 
     )
     model = make_model("llama", config=config)
     refused(model, trained(model, "layers.0.mlp"), "beyond 12")
-
-
-@pytest.mark.parametrize("choice", Refused)
-def test_every_choice_is_refused_with_its_reason(choice: Refused) -> None:
-    with pytest.raises(ConfigError, match=choice.value) as refusal:
-        refuse(choice)
-    assert REASONS[choice] in str(refusal.value)

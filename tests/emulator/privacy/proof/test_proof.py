@@ -18,8 +18,10 @@ from offsite.emulator.privacy.per_example.engine import PerExampleEngine
 from offsite.emulator.privacy.proof.dropout import without_dropout
 from offsite.emulator.privacy.proof.mechanism import PrivateStep, Unit
 from offsite.emulator.privacy.proof.proof import prove
-from offsite.emulator.privacy.proof.report import ProofReport
+from offsite.emulator.privacy.proof.report import Check, Program, ProofReport
+from offsite.emulator.privacy.proof.report import Subject as Tried
 from offsite.emulator.privacy.proof.synthetic import Sizes, cases
+from offsite.emulator.rounds.plan import TuningSettings
 from offsite.emulator.training.batches import MicroBatch, pack
 from offsite.emulator.training.loss import summed_loss
 from offsite.secure.errors import PolicyError
@@ -34,6 +36,7 @@ from offsite.secure.privacy.randomness.poisson import (
 SIZES = Sizes(vocabulary=96, max_tokens=48)
 UNITS, RATE = 160, Fraction(1, 20)
 CLIP, NOISE = 0.5, 1.1
+PROGRAM = Program("engine", bytes(range(32)))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +63,7 @@ def failed(report: ProofReport) -> set[str]:
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt"])
 def test_the_mechanism_passes(name: str, kind: Kind) -> None:
     with step_on(make_subject(name, kind)) as step:
-        report = prove(step, SIZES, "engine")
+        report = prove(step, SIZES, PROGRAM)
     report.require_passed()
     assert len(report.checks) > 20
 
@@ -68,7 +71,7 @@ def test_the_mechanism_passes(name: str, kind: Kind) -> None:
 def test_every_defect_is_seen_nearly_always(subject: Subject) -> None:
     """Here, with these sizes; what a check would miss stands in the report."""
     with step_on(subject) as step:
-        report = prove(step, SIZES, "engine")
+        report = prove(step, SIZES, PROGRAM)
     assert max(check.miss for check in report.checks) < 1e-6
 
 
@@ -84,7 +87,7 @@ def test_every_defect_is_seen_nearly_always(subject: Subject) -> None:
 )
 def test_other_samplers_pass(subject: Subject, sampler: Sampler) -> None:
     with step_on(subject, sampler) as step:
-        prove(step, SIZES, "engine").require_passed()
+        prove(step, SIZES, PROGRAM).require_passed()
 
 
 LONG = Sizes(vocabulary=96, max_tokens=300)
@@ -110,14 +113,14 @@ def test_bf16_one_by_one_passes(kind: Kind) -> None:
     with step_on(in_bf16(kind)) as step:
         one_by_one = OneByOne(step.backend.model, step.backend.parameters)
         step.backend.__exit__()
-        prove(dataclasses.replace(step, backend=one_by_one), LONG, "one_by_one").require_passed()
+        prove(dataclasses.replace(step, backend=one_by_one), LONG, PROGRAM).require_passed()
 
 
 @IN_BF16
 def test_bf16_passes(kind: Kind) -> None:
     """A row is computed as it would be alone: how wide others are changes not even its rounding."""
     with step_on(in_bf16(kind)) as step:
-        prove(step, LONG, "engine").require_passed()
+        prove(step, LONG, PROGRAM).require_passed()
 
 
 # The broken ones.
@@ -336,7 +339,7 @@ BROKEN: dict[type[Broken], str] = {
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.__name__)
 def test_a_broken_mechanism_fails(subject: Subject, broken: type[Broken]) -> None:
     with step_on(subject) as step:
-        report = prove(broken(step), SIZES, "engine")
+        report = prove(broken(step), SIZES, PROGRAM)
     assert BROKEN[broken] in failed(report)
     with pytest.raises(PolicyError, match="Nothing is trained"):
         report.require_passed()
@@ -350,13 +353,13 @@ def test_a_broken_mechanism_fails(subject: Subject, broken: type[Broken]) -> Non
 def test_dropped_empty_batches_fail(subject: Subject) -> None:
     """Where they are common: 8 units at a rate of 1/8, of which a third of the batches is empty."""
     with step_on(subject, PoissonSampler(8, Fraction(1, 8))) as step:
-        report = prove(NoEmptyBatches(step), SIZES, "engine")
+        report = prove(NoEmptyBatches(step), SIZES, PROGRAM)
     assert "sampling.rate" in failed(report)
 
 
 def test_a_token_mean_moves_the_sum_by_more_than_the_clip_norm(subject: Subject) -> None:
     with step_on(subject) as step:
-        report = prove(TokenMean(step), SIZES, "engine")
+        report = prove(TokenMean(step), SIZES, PROGRAM)
     ratios = {c.name: c.statistic for c in report.checks if c.name.endswith(".ratio")}
     assert max(ratios.values()) > 1.0001
 
@@ -366,7 +369,7 @@ def test_a_token_mean_moves_the_sum_by_more_than_the_clip_norm(subject: Subject)
 
 def test_two_proofs_agree_on_what_is_not_random(subject: Subject) -> None:
     with step_on(subject) as step:
-        first, second = (prove(step, SIZES, "engine") for _ in range(2))
+        first, second = (prove(step, SIZES, PROGRAM) for _ in range(2))
     ours = [
         [c for c in report.checks if not c.name.startswith(("noise", "sampling"))]
         for report in (first, second)
@@ -377,18 +380,19 @@ def test_two_proofs_agree_on_what_is_not_random(subject: Subject) -> None:
 
 def test_the_report_is_canonical_json(subject: Subject) -> None:
     with step_on(subject) as step:
-        report = prove(step, SIZES, "engine")
+        report = prove(step, SIZES, PROGRAM)
     found = json.loads(report.to_json())
     assert found["passed"] is True and found["subject"]["sampling"] == "1/20"
     assert set(found) == {"schema", "passed", "subject", "checks"}
     assert set(found["subject"]) == {
-        "backend", "values", "clip_norm", "noise_multiplier", "sampling", "cap"
+        "backend", "code", "values", "clip_norm", "noise_multiplier", "sampling", "cap"
     }  # fmt: skip
+    assert found["subject"]["code"] == PROGRAM.code.hex()
 
 
 def test_a_changed_check_changes_the_digest(subject: Subject) -> None:
     with step_on(subject) as step:
-        report = prove(step, SIZES, "engine")
+        report = prove(step, SIZES, PROGRAM)
     check = report.checks[3]
     for change in ({"statistic": check.statistic + 1e-3}, {"most": 2.0}, {"name": "x"}):
         checks = (*report.checks[:3], dataclasses.replace(check, **change), *report.checks[4:])
@@ -397,12 +401,22 @@ def test_a_changed_check_changes_the_digest(subject: Subject) -> None:
 
 def test_a_number_that_is_none_passes_nothing(subject: Subject) -> None:
     with step_on(subject) as step:
-        report = prove(step, SIZES, "engine")
+        report = prove(step, SIZES, PROGRAM)
     nan = dataclasses.replace(report.checks[0], statistic=float("nan"))
     assert not nan.passed
     assert not ProofReport(report.subject, ()).passed
     with pytest.raises(PolicyError, match="nothing was checked"):
         ProofReport(report.subject, ()).require_passed()
+
+
+def test_what_a_failed_proof_advises_can_be_followed() -> None:
+    """A setting of the coordinator's; which backend is used, no setting chooses."""
+    wrong = Check("alone.ratio", 2.0, 0.0, 1.0001, 0.0, "no clipping")
+    subject = Tried(PROGRAM, 4, 1.0, 1.0, "1/2", 0)
+    with pytest.raises(PolicyError, match=r"tuning\.dtype to float32") as caught:
+        ProofReport(subject, (wrong,)).require_passed()
+    assert "backend" not in str(caught.value)
+    assert "dtype" in {field.name for field in dataclasses.fields(TuningSettings)}
 
 
 @pytest.mark.parametrize("most", [2, 3, 48, 512])

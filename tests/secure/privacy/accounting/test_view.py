@@ -148,3 +148,8 @@ def test_pld_of_less_noise_or_more_sampling_is_noticed(monkeypatch: pytest.Monke
             patch.setattr(pld, "epsilon", lambda history, delta, interval=1e-4, w=wrong: w)
             with pytest.raises(PolicyError, match=r"accountants disagree"):
                 epsilon_of([STEP], 1e-5)
+
+
+def test_what_delta_covers_whole_costs_nothing_by_every_accountant() -> None:
+    view = epsilon_of([PoissonGaussian(64.0, Fraction(1, 1000), 1, Unit.RECORD)], 0.5)
+    assert (view.pld, view.prv, view.rdp) == (0.0, 0.0, 0.0)

@@ -89,7 +89,7 @@ def released(
 
 
 def data_set(name: bytes, *overlaps: bytes, unit: Unit = Unit.RECORD) -> DataSetAdded:
-    return DataSetAdded(name, unit, Adjacency.ADD_OR_REMOVE, overlaps)
+    return DataSetAdded(name, unit, Adjacency.ZERO_OUT, overlaps)
 
 
 def claimed(first_step: int, count: int, campaign_id: str = "c1", at_round: int = 0) -> Claimed:

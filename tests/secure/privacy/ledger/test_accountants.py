@@ -48,21 +48,21 @@ def test_what_fits_is_what_the_figure_says(adaptivity: Adaptivity) -> None:
 def test_a_filter_sums_as_the_filter_itself_admits() -> None:
     """It ends where `RenyiFilter` ends, step for step."""
     found = RenyiFilter.for_plan(2.0, 1e-5, (steps(1),))
-    left = found.uses_left(steps(1))
-    assert RECORD.fits((steps(left),), terms(FILTER))
-    assert not RECORD.fits((steps(left + 1),), terms(FILTER))
-    spent = found.admit(steps(left))
-    figure = RECORD.epsilon((steps(left),), terms(FILTER))
-    assert figure == pytest.approx(spent.epsilon_spent, rel=1e-9)
+    for uses in (1, 500, 1000, 1200, 1500):
+        after = found.charged([steps(uses)])
+        assert RECORD.epsilon((steps(uses),), terms(FILTER)) == after.epsilon_spent
+        assert RECORD.fits((steps(uses),), terms(FILTER)) is after.is_kept
+    assert RECORD.fits((steps(500),), terms(FILTER))
+    assert not RECORD.fits((steps(10**5),), terms(FILTER))
 
 
 def test_the_order_of_a_filter_stays_when_other_mechanisms_follow() -> None:
     """Which costs: the order that would be best for all of them together was not fixed before."""
     history = (steps(100), steps(50, 4.0), count_release(8.0))
-    found = RenyiFilter.for_plan(2.0, 1e-5, (steps(1),)).admit_all(history)
+    found = RenyiFilter.for_plan(2.0, 1e-5, (steps(1),)).charged(history)
     figure = RECORD.epsilon(history, terms(FILTER))
     assert figure == pytest.approx(found.epsilon_spent, rel=1e-9)
-    best = RenyiFilter.for_plan(2.0, 1e-5, history).admit_all(history)
+    best = RenyiFilter.for_plan(2.0, 1e-5, history).charged(history)
     assert figure > best.epsilon_spent + 0.01
 
 
@@ -91,7 +91,9 @@ def test_campaigns_on_overlapping_data_are_refused_by_the_real_accountants() -> 
     with pytest.raises(OverBudgetError) as caught:
         admit("c2", SET_B, 600, FILTER)
     fitting = caught.value.steps_that_fit
-    assert fitting == RenyiFilter.for_plan(2.0, 1e-5, (steps(1),)).uses_left(steps(1)) - 600
+    decides = RenyiFilter.for_plan(2.0, 1e-5, (steps(1),))
+    assert decides.charged([steps(600 + fitting)]).is_kept
+    assert not decides.charged([steps(601 + fitting)]).is_kept
     assert 0 < fitting < 600
     admit("c2", SET_B, fitting, FILTER)
     assert verify_ledger(book.data, OWNER.public, accounting=RECORD).faults == ()

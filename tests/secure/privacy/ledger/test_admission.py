@@ -144,7 +144,8 @@ def test_what_is_planned_later_is_added_up_by_the_filter() -> None:
     book.run(0, 10)
     book.write(Closed("c1", 80))
     assert epsilon_of_account(book.ledger.budget, SET_A, Simple()) == 90
-    assert epsilon_of_account(book.ledger.budget, SET_A, Simple(), only_spent=True) == 10
+    # While sums are exact, what was planned counts: when it ended may depend on what came out.
+    assert epsilon_of_account(book.ledger.budget, SET_A, Simple(), only_spent=True) == 90
     later = reserved("c2", mechanism=steps(41), adaptivity=FILTER)
     with pytest.raises(OverBudgetError, match="40 of 41 steps would fit"):
         book.write(later)

@@ -74,9 +74,11 @@ def test_an_early_end_frees_steps_for_a_filter_and_not_for_an_exact_sum() -> Non
     budget = book.ledger.budget
     assert budget.exposure(SET_A) == (steps(100),)
     assert budget.exposure(SET_A, FILTER) == (steps(30),)
+    assert budget.spent(SET_A) == (steps(100),) and budget.never_ran(SET_A) == 70
     book.write(reserved("c2", mechanism=steps(5, 2.0), adaptivity=FILTER))
     assert budget.adaptivity(SET_A) is FILTER
     assert budget.exposure(SET_A) == (steps(30), steps(5, 2.0))
+    assert budget.spent(SET_A) == (steps(30),) and budget.never_ran(SET_A) == 0
 
 
 def test_a_campaign_that_never_began_leaves_nothing() -> None:
@@ -120,6 +122,10 @@ def test_spends_are_listed_by_campaign_and_year() -> None:
         Spend(SET_A, "c1", 2026, steps(20)),
         Spend(SET_A, "c1", 2027, steps(7)),
     ]
+    (charge,) = book.ledger.charges
+    book.write(charge)
+    book.write(Closed("c1", 73), now_unix_s=NOW_UNIX_S + 2 * 366 * 86400.0)
+    assert list(book.ledger.budget.spends())[2:] == [Spend(SET_A, "c1", 2028, steps(73), 73)]
     book = started()
     book.write(released())
     assert list(book.ledger.budget.spends()) == [Spend(SET_A, None, 2026, count_release())]

@@ -62,13 +62,7 @@ BODIES: dict[str, st.SearchStrategy[bodies.Body]] = {
         STATED,
     ),
     "claimed": st.builds(bodies.Claimed, TEXTS, COUNTS, COUNTS, COUNTS, STEPS, DIGESTS),
-    "committed": st.builds(
-        bodies.Committed,
-        STEPS,
-        COUNTS,
-        DIGESTS,
-        st.none() | st.builds(bodies.Cohort, STEPS, COUNTS, COUNTS),
-    ),
+    "committed": st.builds(bodies.Committed, STEPS, COUNTS, DIGESTS),
     "charged": st.builds(bodies.Charged, STEPS, COUNTS, TEXTS),
     "closed": st.builds(bodies.Closed, TEXTS, COUNTS),
     "refused": st.builds(bodies.Refused, TEXTS, DIGESTS, MECHANISMS, COUNTS, TEXTS),
@@ -188,7 +182,7 @@ def test_an_entry_beyond_its_size_is_not_parsed() -> None:
 def test_an_entry_holds_no_epsilon_but_the_one_that_was_stated() -> None:
     """Mechanisms are the truth. A limit is the owner's wish, and a stated epsilon is evidence."""
     allowed = {bodies.LimitSet, bodies.StatedEpsilon, bodies.AuditResult}
-    for body in (*KINDS.values(), bodies.StatedEpsilon, bodies.Implementation, bodies.Cohort):
+    for body in (*KINDS.values(), bodies.StatedEpsilon, bodies.Implementation):
         names = {field.name for field in dataclasses.fields(body)}
         assert body in allowed or not any("epsilon" in name for name in names)
         assert not names & {"seed", "loss", "losses", "batch_size", "count", "examples"}

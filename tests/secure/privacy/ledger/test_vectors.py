@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.vectors.ledger import generate
 
 from offsite.secure.identity import IdentityPublicKey
+from offsite.secure.privacy.ledger.accountants import AccountantsOfRecord
 from offsite.secure.privacy.ledger.chain import root_of
 from offsite.secure.privacy.ledger.verification import Findings, verify_ledger
 
@@ -14,12 +16,13 @@ FOLDER = Path(generate.__file__).parent
 FILES = sorted(FOLDER.glob("*.json"))
 
 
-def verified(vector: dict[str, str]) -> Findings:
+def verified(vector: dict[str, Any]) -> Findings:
     return verify_ledger(
         vector["ledger"].encode(),
         IdentityPublicKey(bytes.fromhex(vector["owner_key"])),
         [note.encode() for note in vector["checkpoints"]],
         IdentityPublicKey(bytes.fromhex(vector["coordinator_key"])),
+        AccountantsOfRecord() if vector.get("accountants") else None,
     )
 
 

@@ -1,12 +1,10 @@
-"""What is refused where privacy is promised, and why.
+"""What of a model is refused where privacy is promised, and why.
 
-`Refused` names choices that other stacks offer; asking for one is an error that says the reason.
-The checks below look at the model itself. Figures are measurements, `docs/sharp-edges.md`.
+Choices that other stacks offer and that break the promise (adaptive clipping, losses over the tokens of a
+batch, seeded noise, ...) have no setting here that could ask for them: `docs/sharp-edges.md` says why.
 """
 
 from collections.abc import Iterator, Mapping
-from enum import StrEnum
-from typing import NoReturn
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -16,43 +14,6 @@ from offsite.secure.errors import ConfigError
 
 _ORIGINAL = "original_max_position_embeddings"
 _NO_BOUND = 1 << 31
-
-
-class Refused(StrEnum):
-    """A choice that is not offered."""
-
-    ADAPTIVE_CLIPPING = "adaptive_clipping"
-    GDP_ACCOUNTANT = "gdp_accountant"
-    GHOST_PARTIAL_BATCHES = "ghost_partial_batches"
-    RAND_ON_EMPTY = "rand_on_empty"
-    SEEDED_NOISE = "seeded_noise"
-    TOKEN_MEAN_LOSS = "token_mean_loss"
-
-
-REASONS: Mapping[Refused, str] = {
-    Refused.ADAPTIVE_CLIPPING: (
-        "its clip norm moves inside a batch that is computed in parts, while the noise is scaled by"
-        " the last one: sensitivity 1.66 times what the noise is for; and its count is released"
-    ),
-    Refused.GDP_ACCOUNTANT: "it reports too little: asked for epsilon 8, it spent 10.06",
-    Refused.GHOST_PARTIAL_BATCHES: (
-        "with a batch in parts its clip norm and its sums belong to different batches"
-    ),
-    Refused.RAND_ON_EMPTY: (
-        "a made-up example in the place of an empty batch is a change of its own: 1.49 times the"
-        " clip norm; an empty batch is noise alone here, and accounted"
-    ),
-    Refused.SEEDED_NOISE: "who finds the seed has the gradient without noise; it took 0.65 s",
-    Refused.TOKEN_MEAN_LOSS: (
-        "it divides by the tokens of the whole batch, so one long example changes what all others"
-        " add: up to 4.16 times the clip norm; the loss of a unit is the mean over its own tokens"
-    ),
-}
-
-
-def refuse(choice: Refused) -> NoReturn:
-    """Raise ConfigError with the reason."""
-    raise ConfigError(f"{choice} is not available with differential privacy: {REASONS[choice]}")
 
 
 def check_owned(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:

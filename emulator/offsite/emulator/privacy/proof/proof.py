@@ -14,18 +14,18 @@ Source: the audit ladder of `docs/sharp-edges.md`, steps 1 to 3; Tramèr et al. 
 
 from offsite.emulator.privacy.proof.mechanism import Mechanism
 from offsite.emulator.privacy.proof.noise import noise_checks
-from offsite.emulator.privacy.proof.report import Check, ProofReport, Subject
+from offsite.emulator.privacy.proof.report import Check, Program, ProofReport, Subject
 from offsite.emulator.privacy.proof.sampling import sampling_checks
 from offsite.emulator.privacy.proof.sensitivity import sensitivity_checks
 from offsite.emulator.privacy.proof.synthetic import Sizes, cases
 from offsite.secure.privacy.randomness.poisson import TruncatedPoissonSampler
 
 
-def prove(mechanism: Mechanism, sizes: Sizes, backend: str) -> ProofReport:
+def prove(mechanism: Mechanism, sizes: Sizes, program: Program) -> ProofReport:
     """Run every check. The model must be as it trains, without dropout (`without_dropout`).
 
     Args:
-        backend: its name, for the report.
+        program: for the report.
 
     Guarantees: a mechanism without clipping, that clips the batch, with a loss over the tokens of
     the batch, without noise or with half of it, with a repeated seed, with shuffled or fixed batches
@@ -36,14 +36,14 @@ def prove(mechanism: Mechanism, sizes: Sizes, backend: str) -> ProofReport:
         *noise_checks(mechanism),
         *sampling_checks(mechanism),
     ]
-    return ProofReport(_subject(mechanism, backend), tuple(checks))
+    return ProofReport(_subject(mechanism, program), tuple(checks))
 
 
-def _subject(mechanism: Mechanism, backend: str) -> Subject:
+def _subject(mechanism: Mechanism, program: Program) -> Subject:
     terms = mechanism.terms
     sampler = terms.sampler
     return Subject(
-        backend,
+        program,
         mechanism.values,
         terms.clip_norm,
         terms.noise_multiplier,

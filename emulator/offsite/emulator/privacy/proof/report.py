@@ -43,10 +43,18 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
+class Program:
+    """What tried itself: its backend's name, and the SHA-256 of everything that decides privacy."""
+
+    backend: str
+    code: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Subject:
     """What was tried."""
 
-    backend: str
+    program: Program
     values: int
     clip_norm: float
     noise_multiplier: float
@@ -71,7 +79,8 @@ class ProofReport:
     def to_json(self) -> bytes:
         """The one encoding (RFC 8785)."""
         subject: dict[str, Json] = {
-            "backend": self.subject.backend,
+            "backend": self.subject.program.backend,
+            "code": self.subject.program.code.hex(),
             "values": self.subject.values,
             "clip_norm": self.subject.clip_norm,
             "noise_multiplier": self.subject.noise_multiplier,
@@ -100,5 +109,5 @@ class ProofReport:
             raise PolicyError(
                 f"the start-up proof failed: {found or 'nothing was checked'}. Nothing is trained. "
                 "Where single units change each other's gradients a little, as some machines do in "
-                "bf16, the backend one_by_one or dtype float32 may pass"
+                "bf16, the coordinator may set tuning.dtype to float32, which may pass"
             )

@@ -57,11 +57,11 @@ def merged(mechanisms: Iterable[Mechanism]) -> tuple[Mechanism, ...]:
 
 
 def directions(history: tuple[Mechanism, ...]) -> tuple[tuple[Mechanism, ...], ...]:
-    """The history seen from both kinds of neighbours, where that makes a difference.
+    """The history for as many units as there are and for one more, where that makes a difference.
 
-    What truncated sampling costs depends on the size of the larger of two neighbouring data sets:
-    this one, if the neighbour lacks a unit, or one more, if it has another. For one neighbour it is
-    the same throughout a history, so the worse of the two is exact. Neither is always the worse.
+    What truncated sampling costs depends on how many units there are. Neighbours have equally many
+    (`units.py`); one more is followed, too, as if a unit were added, and the worse of the two counts.
+    Neither is always the worse.
     """
     larger = tuple(map(_with_one_more, history))
     return (history,) if larger == history else (history, larger)

@@ -13,11 +13,11 @@ where the draw also shows which of the two it was; w is the probability that the
 without the unit, and r the probability that the unit is in a full batch. Then it displaces another
 one, and the sum moves by up to 2 C.
 
-P is the data set with the unit, so a pair is for removal; for addition it is swapped (Zhu, Dong,
+P is the data set with the unit, so a pair is for its removal; the other way round it is swapped (Zhu, Dong,
 Wang, AISTATS 2022, arXiv 2106.08567v4, Thm 11). With Gaussian noise removal has always been found
 the worse one, but composed that is not proven. PLD follows both and PRV and RDP removal alone, so
 a case where addition is worse would show as a disagreement. The truncated pair is that of Ganesh,
-arXiv 2508.15089; `units` is here the size of the larger of two neighbours (`directions`).
+arXiv 2508.15089; `units` is n, or one more (`directions`).
 
 This file is independent of dp_accounting, which computes the PLD from its own formulas.
 """

@@ -2,7 +2,7 @@
 
 The privacy loss distribution of every mechanism is discretised at 1e-4 by connect-the-dots
 (Doroshenko, Ghazi, Kamath, Kumar, Manurangsi, PoPETs 2022, arXiv 2207.04380), pessimistically, and
-composed by FFT; both directions of add-or-remove are followed and the worse one counts.
+composed by FFT; both directions, with the unit or without it first, are followed and the worse counts.
 
 Composed distributions are cached, since a budget is recomputed after every claim: a campaign
 changes only the last exponent of its history. A cache holds tens of MB, not more.

@@ -73,7 +73,8 @@ def _epsilon(mechanisms: tuple[Mechanism, ...], delta: float) -> Bounds:
             f"PRV cannot compute an epsilon at delta {delta:g} ({error}), so the figure cannot be "
             "cross-checked: choose a larger delta"
         ) from None
-    return Bounds(*map(float, found))
+    # Where delta covers all there is to tell, its formula falls below 0; an epsilon does not.
+    return Bounds(*(max(0.0, float(bound)) for bound in found))
 
 
 def _domain(mechanisms: Sequence[Mechanism], delta: float) -> "Domain":

@@ -11,15 +11,17 @@ for the new one.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from offsite.secure.errors import ConfigError, PolicyError
 from offsite.secure.privacy.ledger.bodies import Adaptivity, LimitSet, Reserved
 from offsite.secure.privacy.mechanisms import Mechanism
 
+if TYPE_CHECKING:
+    from offsite.secure.privacy.filter import RenyiFilter
+
 STATED_TOLERANCE: Final = 0.02
 """What accountants of two versions may differ by."""
-_ROUNDING: Final = 1e-12  # relative; as in `filter.py`
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,8 @@ class AccountantsOfRecord:
         from offsite.secure.privacy.accounting.view import epsilon_of
 
         if terms.adaptivity is Adaptivity.FILTER:
-            return _filtered(mechanisms, terms)
+            found = _filter_after(mechanisms, terms)
+            return float("inf") if found is None else found.epsilon_spent
         if self.fits(mechanisms, terms):
             return epsilon_of(mechanisms, terms.limit.delta).pld
         if not _is_useful(mechanisms, terms):
@@ -68,7 +71,8 @@ class AccountantsOfRecord:
         from offsite.secure.privacy.accounting.composition import merged
 
         if terms.adaptivity is Adaptivity.FILTER:
-            return _filtered(mechanisms, terms) <= terms.limit.epsilon
+            found = _filter_after(mechanisms, terms)
+            return found is not None and found.is_kept
         history, delta = merged(mechanisms), terms.limit.delta
         # RDP is an upper bound by theory, and cheap.
         if rdp.epsilon(history, delta) <= terms.limit.epsilon:
@@ -101,16 +105,14 @@ def _is_useful(mechanisms: Sequence[Mechanism], terms: Terms) -> bool:
     return rdp.epsilon(merged(mechanisms), terms.limit.delta) <= MOST_EPSILON
 
 
-def _filtered(mechanisms: Sequence[Mechanism], terms: Terms) -> float:
-    """The epsilon that the divergence of the fixed order implies."""
-    from offsite.secure.privacy.accounting import rdp
+def _filter_after(mechanisms: Sequence[Mechanism], terms: Terms) -> "RenyiFilter | None":
+    """The filter of the limit and of the first use, charged with all; None: no order has a budget."""
     from offsite.secure.privacy.accounting.composition import merged
     from offsite.secure.privacy.filter import RenyiFilter
 
     limit = terms.limit
     try:
-        order = RenyiFilter.for_plan(limit.epsilon, limit.delta, (terms.first,)).order
-    except ConfigError:  # no order has a budget for so small an epsilon
-        return float("inf")
-    total = sum(rdp.divergence(item, order) for item in merged(mechanisms))
-    return max(0.0, rdp.epsilon_at(total * (1 + _ROUNDING), order, limit.delta))
+        fresh = RenyiFilter.for_plan(limit.epsilon, limit.delta, (terms.first,))
+    except ConfigError:  # so small an epsilon has no budget of any order
+        return None
+    return fresh.charged(merged(mechanisms))

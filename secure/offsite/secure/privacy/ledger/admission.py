@@ -149,6 +149,18 @@ def exceeded(budget: Budget, data_set: bytes, accounting: Accounting) -> tuple[E
     return tuple(found)
 
 
+def campaign_excess(budget: Budget, use: Use, accounting: Accounting) -> Excess | None:
+    """For an auditor: (3), for a use that stands in the ledger, by the limit that holds now."""
+    own = budget.limit_of(use.data_set)
+    if own is None or own.campaign_epsilon is None:
+        return None
+    try:
+        problem = _too_large(accounting.epsilon((use.mechanism,), _alone(use, own)), own)
+    except (PolicyError, ConfigError) as error:
+        problem = f"the campaign has no epsilon by itself: {error}"
+    return None if problem is None else Excess(use.data_set, problem)
+
+
 def _check_rules(budget: Budget, use: Use) -> None:
     entry = Entry(budget.size, NO_ENTRY, bytes(SALT_BYTES), budget.time_unix_s, use)
     faults = broken_rules(budget, entry)

@@ -4,9 +4,11 @@ Signatures and trees show that an owner's machine said something and never said 
 it clipped, sampled and added noise is another question:
 
     declared          its machine says so
-    tested_at_start   and its engine passed sensitivity, noise and sampler tests on the real model
-    audited           and an empirical audit, whose guesses were committed to before the labels were
-                      opened, measured no more than is claimed
+    tested_at_start   and its engine passed sensitivity, noise and sampler tests on the real model, before
+                      the campaign's first step was claimed
+    audited           and an empirical audit of sampler, noise and book-keeping, whose guesses were
+                      committed to before the labels were opened, measured no more than is claimed.
+                      It does not run the model: that each unit is clipped rests on the start-up proof
 
 Two levels above these are not offered: attested hardware, and zero-knowledge proofs of training
 (about 100 h for a small image model, Confidential-DPproof 2024).
@@ -29,12 +31,18 @@ class Assurance(StrEnum):
 def assurance_of(budget: Budget, campaign_id: str) -> Assurance:
     """The level of a campaign. An audit without a passed start-up proof raises nothing.
 
-    The last empirical audit counts: one that failed takes the level back.
+    A proof raises it only where it stands before the campaign's first claim; what ran untested is not made
+    good by a test that followed. Of proofs and of empirical audits the last one counts: one that failed
+    takes the level back.
+
+    Guarantees: `test_a_proof_after_the_first_claim_raises_nothing`.
     """
-    proof = budget.proofs.get(campaign_id)
-    if proof is None or not proof.passed:
-        return Assurance.DECLARED
     campaign = budget.campaigns.get(campaign_id)
+    first_claim = None if campaign is None else campaign.first_claim
+    proofs = budget.proofs.get(campaign_id, ())
+    in_time = [proof for proof in proofs if first_claim is None or proof.seq < first_claim]
+    if not in_time or not (in_time[-1].stated.passed and proofs[-1].stated.passed):
+        return Assurance.DECLARED
     audits = campaign.audits if campaign is not None else ()
     empirical = [audit for audit in audits if audit.audit is AuditKind.EMPIRICAL]
     if empirical and empirical[-1].passed and empirical[-1].guesses in budget.guesses:

@@ -236,27 +236,12 @@ class Claimed:
 
 
 @dataclass(frozen=True, slots=True)
-class Cohort:
-    """The secure sum that a release went into."""
-
-    least: int
-    realised: int
-    dropped: int
-
-    def __post_init__(self) -> None:
-        check_count("least", self.least, least=1)
-        check_count("realised", self.realised)
-        check_count("dropped", self.dropped)
-
-
-@dataclass(frozen=True, slots=True)
 class Committed:
     """Of the claim in entry `claim`, this many steps ran and led to `artefact` (SHA-256)."""
 
     claim: int
     steps: int
     artefact: bytes
-    cohort: Cohort | None = None
 
     def __post_init__(self) -> None:
         check_count("claim", self.claim, least=1)

@@ -5,6 +5,7 @@ Per campaign the fold keeps
     reserved    all its steps, while it is open
     spent       the steps of every claim, whatever became of it: a claim is written before its steps
                 run, so no crash can hide one. Nothing ever lowers it
+    never ran   of a campaign that ended early: the rest of what it reserved
     charged     those of them whose outcome a crash hid
 
 and per data set what its records have been used for. Records of overlapping sets may be the same
@@ -16,9 +17,9 @@ record with it*:
 A limit is kept when the exposure of every account stays below it. Whether a record of d really was
 in all of them is not looked at: the account is an upper bound for each of its records.
 
-A campaign that ended early counts with all that it reserved as long as its account is added up
-exactly: when it ended may have depended on what came out, and exact sums hold for what was planned.
-Under a Renyi filter, which allows for that, it counts with what it claimed.
+A campaign that ended early counts as spent with all that it reserved, also with what never ran, as long
+as its account is added up exactly: when it ended may have depended on what came out, and exact sums hold
+for what was planned. Under a Renyi filter, which allows for that, it counts with what it claimed.
 
 Mechanisms add up by the accountants (`admission.py`); here, steps of a campaign only add up with
 steps of the same campaign, whose sigma and q are frozen.
@@ -78,19 +79,41 @@ class Campaign:
     charged: int = 0
     next_step: int = 0
     executed_end: int = 0  # where the last block stopped, which may be before its claim's end
-    is_open: bool = True
+    first_claim: int | None = None  # the number of its entry
+    closed_year: int | None = None
     audits: tuple[AuditResult, ...] = ()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether steps may still be claimed."""
+        return self.closed_year is None
 
     @property
     def unclaimed(self) -> int:
         """Steps that may still be claimed."""
         return max(0, self.reserved.mechanism.uses - self.next_step) if self.is_open else 0
 
+    def never_ran(self, adaptivity: Adaptivity) -> int:
+        """Steps that nobody claimed before it was over, and that count as spent all the same."""
+        if self.is_open or not self.spent or adaptivity is not Adaptivity.PREREGISTERED:
+            return 0
+        return max(0, self.reserved.mechanism.uses - self.next_step)
+
+    def counted(self, adaptivity: Adaptivity) -> int:
+        """Steps that count as spent."""
+        return self.spent + self.never_ran(adaptivity)
+
     def exposed(self, adaptivity: Adaptivity) -> int:
         """Steps that count against a limit."""
-        if self.is_open or (self.spent and adaptivity is Adaptivity.PREREGISTERED):
-            return self.spent + max(0, self.reserved.mechanism.uses - self.next_step)
-        return self.spent
+        return self.counted(adaptivity) + self.unclaimed
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A start-up proof, and the number of its entry."""
+
+    seq: int
+    stated: StartProof
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +127,13 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Spend:
-    """For reports: a mechanism, as often as it was used for one campaign in one year."""
+    """For reports: a mechanism, as often as it counts for one campaign in one year."""
 
     data_set: bytes
     campaign_id: str | None  # None: a release outside of training
     year: int
     mechanism: Mechanism
+    never_ran: int = 0  # of its uses
 
 
 class Budget:
@@ -129,7 +153,7 @@ class Budget:
         self.campaigns: dict[str, Campaign] = {}
         self.claims: dict[int, Claim] = {}
         self.releases: list[Release] = []
-        self.proofs: dict[str, StartProof] = {}  # the last one of a campaign
+        self.proofs: dict[str, tuple[Proof, ...]] = {}  # all of a campaign, in order
         self.guesses: dict[int, AuditGuesses] = {}
         self._open: set[int] = set()
         self._neighbours: dict[bytes, frozenset[bytes]] = {}
@@ -155,8 +179,15 @@ class Budget:
         return tuple(self._used(data_set, lambda campaign: campaign.exposed(kind)))
 
     def spent(self, data_set: bytes) -> tuple[Mechanism, ...]:
-        """All that records of this set were used for."""
-        return tuple(self._used(data_set, lambda campaign: campaign.spent))
+        """All that counts as spent for records of this set."""
+        kind = self.adaptivity(data_set)
+        return tuple(self._used(data_set, lambda campaign: campaign.counted(kind)))
+
+    def never_ran(self, data_set: bytes) -> int:
+        """Steps among those spent that never ran; see the module's text."""
+        family, kind = self.family(data_set), self.adaptivity(data_set)
+        campaigns = self.campaigns.values()
+        return sum(c.never_ran(kind) for c in campaigns if c.reserved.data_set in family)
 
     def adaptivity(self, data_set: bytes) -> Adaptivity:
         """Which accountant this account needs: FILTER as soon as one part of it does."""
@@ -204,11 +235,18 @@ class Budget:
         for claim in self.claims.values():
             key = (claim.claimed.campaign_id, claim.year)
             steps[key] = steps.get(key, 0) + claim.claimed.steps
-        for (campaign_id, year), count in steps.items():
+        unused = {
+            (name, campaign.closed_year): campaign.never_ran(campaign.reserved.adaptivity)
+            for name, campaign in self.campaigns.items()
+            if campaign.closed_year is not None
+        }
+        for campaign_id, year in steps | {key: 0 for key, count in unused.items() if count}:
             campaign = self.campaigns.get(campaign_id)
             if campaign is not None:
+                rest = unused.get((campaign_id, year), 0)
+                count = steps.get((campaign_id, year), 0) + rest
                 mechanism = campaign.reserved.mechanism.repeated(count)
-                yield Spend(campaign.reserved.data_set, campaign_id, year, mechanism)
+                yield Spend(campaign.reserved.data_set, campaign_id, year, mechanism, rest)
         for item in self.releases:
             yield Spend(item.released.data_set, None, item.year, item.released.mechanism)
 
@@ -227,7 +265,8 @@ class Budget:
             case DataSetAdded() as added:
                 self._add_data_set(added)
             case StartProof() as proof:
-                self.proofs[proof.campaign_id] = proof
+                before = self.proofs.get(proof.campaign_id, ())
+                self.proofs[proof.campaign_id] = (*before, Proof(entry.seq, proof))
             case Reserved() as reserved:
                 self.campaigns.setdefault(reserved.campaign_id, Campaign(entry.seq, reserved))
             case Claimed() as claimed:
@@ -237,7 +276,7 @@ class Budget:
             case Charged() as charged:
                 self._charge(charged)
             case Closed() as closed:
-                self._close(closed)
+                self._close(entry, closed)
             case ReleasedOther() as released:
                 self.releases.append(Release(entry.seq, released, _year(entry)))
             case AuditGuesses() as guesses:
@@ -273,6 +312,7 @@ class Budget:
                 spent=found.spent + claimed.steps,
                 next_step=max(found.next_step, claimed.end),
                 executed_end=claimed.end,
+                first_claim=entry.seq if found.first_claim is None else found.first_claim,
             )
 
     def _commit(self, committed: Committed) -> None:
@@ -307,10 +347,11 @@ class Budget:
         self._open.discard(claim.seq)
         self.claims[claim.seq] = dataclasses.replace(claim, outcome=outcome, executed=executed)
 
-    def _close(self, closed: Closed) -> None:
+    def _close(self, entry: Entry, closed: Closed) -> None:
         found = self.campaigns.get(closed.campaign_id)
         if found is not None:
-            self.campaigns[closed.campaign_id] = dataclasses.replace(found, is_open=False)
+            year = found.closed_year or _year(entry)
+            self.campaigns[closed.campaign_id] = dataclasses.replace(found, closed_year=year)
 
     def _add_audit(self, result: AuditResult) -> None:
         found = self.campaigns.get(result.campaign_id)

@@ -165,8 +165,8 @@ def _claimed(budget: Budget, claimed: Claimed) -> Iterator[Problem]:
             FaultKind.INCONSISTENT,
             f"the claim of entry {claim.seq} is neither committed nor charged",
         )
-    proof = budget.proofs.get(claimed.campaign_id)
-    if proof is not None and not proof.passed:
+    proofs = budget.proofs.get(claimed.campaign_id)
+    if proofs and not proofs[-1].stated.passed:
         yield FaultKind.UNPROVEN, "the start-up proof of its engine failed"
 
 

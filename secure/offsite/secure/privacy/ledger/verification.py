@@ -8,8 +8,9 @@
         rewritten, forked, unattested
     (5) each entry may follow those before it (`rules.py`)                       -> refund,
         double_spending, gap, overdrawn, ...
-    (6) no account ever exceeded its limit, and every stated epsilon is right,
-        recomputed                                                               -> overspent,
+    (6) no account and no campaign ever exceeded its limit, neither when steps were reserved
+        nor when one was claimed after the limit had changed, and every stated
+        epsilon is right, recomputed                                             -> overspent,
         misstated
 
 Each fault is named once. What comes after a missing entry is not interpreted by (4) to (6): what it
@@ -19,18 +20,24 @@ An owner who has the key can sign a new history that passes (1), (2), (3), (5) a
 from the first counter-signed checkpoint on.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from offsite.secure.errors import IntegrityError, PeerError
 from offsite.secure.identity import IdentityPublicKey
 from offsite.secure.privacy.ledger.accountants import Accounting, misstatement
-from offsite.secure.privacy.ledger.admission import exceeded
-from offsite.secure.privacy.ledger.bodies import ReleasedOther, Reserved
+from offsite.secure.privacy.ledger.admission import Use, campaign_excess, exceeded
+from offsite.secure.privacy.ledger.bodies import (
+    Claimed,
+    LimitSet,
+    ReleasedOther,
+    Reserved,
+)
 from offsite.secure.privacy.ledger.budget import Budget
 from offsite.secure.privacy.ledger.chain import Record, root_of, split_lines
 from offsite.secure.privacy.ledger.checkpoint import Checkpoint, coordinator_key, open_checkpoint
+from offsite.secure.privacy.ledger.entries import Entry
 from offsite.secure.privacy.ledger.faults import Fault, FaultKind
 from offsite.secure.privacy.ledger.notes import Note
 from offsite.secure.privacy.ledger.order import intact, ordered
@@ -229,23 +236,57 @@ def _replayed(
 ) -> tuple[Budget, list[Fault]]:
     budget = Budget()
     faults: list[Fault] = []
-    above: set[bytes] = set()  # accounts whose excess has been named
+    limits = None if accounting is None else _Limits(budget, accounting)
     for record in records:
-        entry = record.entry
-        faults += broken_rules(budget, entry)
-        budget.post(entry)
-        if accounting is None or not isinstance(entry.body, Reserved | ReleasedOther):
-            continue
-        if isinstance(entry.body, Reserved) and (stated := misstatement(entry.body, accounting)):
-            faults.append(_fault(FaultKind.MISSTATED, entry.seq, stated))
-        for excess in exceeded(budget, entry.body.data_set, accounting):
-            if excess.data_set not in above:
-                faults.append(_fault(FaultKind.OVERSPENT, entry.seq, excess.problem))
-            above.add(excess.data_set)
+        faults += broken_rules(budget, record.entry)
+        budget.post(record.entry)
+        if limits is not None:
+            faults += limits.faults_of(record.entry)
     opened = budget.opened
     if opened is not None and opened.signer_key != owner.raw:
         faults.append(_fault(FaultKind.INCONSISTENT, 0, "it names another key than signed it"))
     return budget, faults
+
+
+@dataclass(slots=True)
+class _Limits:
+    """(6), entry after entry; what is above its limit is named once."""
+
+    budget: Budget
+    accounting: Accounting
+    _checked: set[str] = field(default_factory=set)
+    """Campaigns that were held to the limit that holds now."""
+    _above: set[bytes | str] = field(default_factory=set)
+
+    def faults_of(self, entry: Entry) -> Iterator[Fault]:
+        """What is wrong with an entry that `budget` has taken in."""
+        match entry.body:
+            case LimitSet():
+                self._checked.clear()
+            case Reserved() as reserved:
+                if stated := misstatement(reserved, self.accounting):
+                    yield _fault(FaultKind.MISSTATED, entry.seq, stated)
+                yield from self._excesses(entry.seq, reserved, reserved.campaign_id)
+            case ReleasedOther() as released:
+                yield from self._excesses(entry.seq, released, released.what)
+            case Claimed() as claimed if claimed.campaign_id not in self._checked:
+                campaign = self.budget.campaigns.get(claimed.campaign_id)
+                if campaign is not None:
+                    yield from self._excesses(entry.seq, campaign.reserved, claimed.campaign_id)
+            case _:
+                pass
+
+    def _excesses(self, seq: int, use: Use, name: str) -> Iterator[Fault]:
+        alone = campaign_excess(self.budget, use, self.accounting)
+        if alone is not None and name not in self._above:
+            yield _fault(FaultKind.OVERSPENT, seq, alone.problem)
+            self._above.add(name)
+        for excess in exceeded(self.budget, use.data_set, self.accounting):
+            if excess.data_set not in self._above:
+                yield _fault(FaultKind.OVERSPENT, seq, excess.problem)
+            self._above.add(excess.data_set)
+        if isinstance(use, Reserved):
+            self._checked.add(name)
 
 
 def _fault(kind: FaultKind, seq: int, problem: str) -> Fault:

@@ -46,5 +46,5 @@ def _site(path: str, module: nn.Module, names: Mapping[str, str], buffer: FlatBu
     raise ConfigError(
         f"{path} ({type(module).__name__}) holds {', '.join(names)}, which would train, but the "
         "gradients of single examples are known for linear layers and norms alone; with "
-        "differential privacy use a whole_block or lora adapter, or another backend"
+        "differential privacy use a whole_block or lora adapter"
     )
