@@ -41,14 +41,25 @@ class AdapterKind(Enum):
     LORA = "lora"
 
 
+class TrainedFactors(Enum):
+    """What of a LoRA's product B·A trains and travels."""
+
+    B = "b"
+    """FFA-LoRA: A stays as it was drawn. B·A is linear in what travels, so a mean of updates is the
+    update by the mean; see `lora.py`."""
+    AB = "ab"
+    """Both. The product of means is not the mean of products."""
+
+
 @dataclass(frozen=True, slots=True)
 class AdapterSpec:
-    """Kind of the adapter and, for LoRA, rank, alpha and the seed of its first values."""
+    """Kind of the adapter and, for LoRA, rank, alpha, the seed of its first values, what trains."""
 
     kind: AdapterKind
     rank: int = 16
     alpha: int = 32
     seed: int = 0
+    trains: TrainedFactors = TrainedFactors.B
 
     def __post_init__(self) -> None:
         if not 1 <= self.rank <= MAX_RANK:
@@ -68,6 +79,7 @@ class AdapterSpec:
             "rank": self.rank,
             "alpha": self.alpha,
             "seed": self.seed,
+            "trains": self.trains.value,
         }
 
     @classmethod
@@ -78,9 +90,10 @@ class AdapterSpec:
         rank = fields.integer("rank", 1, MAX_RANK)
         alpha = fields.integer("alpha", 1, MAX_ALPHA)
         seed = fields.integer("seed", 0, 2**63 - 1)
+        trains = fields.text("trains", 32)
         fields.close()
         try:
-            return cls(AdapterKind(kind), rank, alpha, seed)
+            return cls(AdapterKind(kind), rank, alpha, seed, TrainedFactors(trains))
         except (ValueError, ConfigError) as error:
             raise PeerError(f"adapter: {error}") from None
 

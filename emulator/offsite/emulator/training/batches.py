@@ -128,10 +128,11 @@ def _text_batch(rows: torch.Tensor, width: int) -> MicroBatch:
 
 def micro_batches(examples: Sequence[Example], micro_batch_tokens: int) -> list[MicroBatch]:
     """Pack ``examples`` by length; one that is larger than the bound lies alone."""
-    return [pack(group) for group in _groups(examples, micro_batch_tokens)]
+    return [pack(group) for group in packed_groups(examples, micro_batch_tokens)]
 
 
-def _groups(examples: Sequence[Example], micro_batch_tokens: int) -> Iterator[list[Example]]:
+def packed_groups(examples: Sequence[Example], micro_batch_tokens: int) -> Iterator[list[Example]]:
+    """Yield the examples of each micro-batch, the longest first."""
     group: list[Example] = []
     for example in sorted(examples, key=lambda item: len(item.ids), reverse=True):
         width = len(group[0].ids) - 1 if group else 0

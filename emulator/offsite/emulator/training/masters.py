@@ -28,8 +28,12 @@ class Masters:
         parameters: Mapping[str, nn.Parameter],
         values: Mapping[str, torch.Tensor],
         weight_decay: float,
+        proximal_mu: float = 0.0,
     ) -> None:
-        """Start from ``values``, fp32, which the parameters take too."""
+        """Start from ``values``, fp32, which the parameters take too.
+
+        With ``proximal_mu`` they stay the anchor of `add_proximal_gradient`.
+        """
         self.parameters = dict(parameters)
         self.values = {
             name: parameter if parameter.dtype is torch.float32 else _master(parameter)
@@ -39,6 +43,12 @@ class Masters:
             self.values.values(), 0.0, BETAS, EPSILON, weight_decay, fused=True
         )
         self._handles: list[RemovableHandle] = []
+        self._proximal_mu = proximal_mu
+        self._anchor = {
+            name: values[name].to(master.device, torch.float32, copy=True)
+            for name, master in self.values.items()
+            if proximal_mu
+        }
         self.load(values)
 
     def __enter__(self) -> Self:
@@ -68,6 +78,18 @@ class Masters:
             name: master.detach().to("cpu", copy=True).contiguous()
             for name, master in self.values.items()
         }
+
+    @torch.no_grad()
+    def add_proximal_gradient(self) -> None:
+        """Add mu·(w - w0), the gradient of mu/2 · |w - w0|² (FedProx, arXiv 1812.06127).
+
+        w0 are the values that the masters were made with, wherever they went since. With mu = 0
+        nothing is touched.
+        """
+        for name, anchor in self._anchor.items():
+            master = self.values[name]
+            pull = (master - anchor).mul_(self._proximal_mu)
+            master.grad = pull if master.grad is None else master.grad.add_(pull)
 
     def clip(self, largest_norm: float) -> float:
         """Scale the gradients down to ``largest_norm`` (0: not at all); return their norm."""
