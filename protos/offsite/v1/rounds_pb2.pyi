@@ -35,6 +35,8 @@ class _CampaignPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Campaig
     """Ended; the edge may leave."""
     CAMPAIGN_PHASE_FAILED: _CampaignPhase.ValueType  # 4
     """Ended without a result; `reason` says why."""
+    CAMPAIGN_PHASE_PAUSED: _CampaignPhase.ValueType  # 5
+    """Paused by the owner; `reason` says why. The edge waits, as in WAITING."""
 
 class CampaignPhase(_CampaignPhase, metaclass=_CampaignPhaseEnumTypeWrapper):
     """What the campaign is doing, as an edge sees it."""
@@ -49,6 +51,8 @@ CAMPAIGN_PHASE_ENDED: CampaignPhase.ValueType  # 3
 """Ended; the edge may leave."""
 CAMPAIGN_PHASE_FAILED: CampaignPhase.ValueType  # 4
 """Ended without a result; `reason` says why."""
+CAMPAIGN_PHASE_PAUSED: CampaignPhase.ValueType  # 5
+"""Paused by the owner; `reason` says why. The edge waits, as in WAITING."""
 Global___CampaignPhase: _TypeAlias = CampaignPhase  # noqa: Y015
 
 @_typing.final
@@ -56,20 +60,65 @@ class AwaitRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     STATUS_FIELD_NUMBER: _builtins.int
+    FACTS_FIELD_NUMBER: _builtins.int
     status: _builtins.str
     """Free text for the operator, e.g. "tuning round 2, step 10 of 40". <= 200 chars."""
+    @_builtins.property
+    def facts(self) -> Global___EdgeFacts:
+        """What the edge states of itself, in place of all that it stated before. Absent: as it was."""
+
     def __init__(
         self,
         *,
         status: _builtins.str = ...,
+        facts: Global___EdgeFacts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AwaitRequest: _TypeAlias = AwaitRequest  # noqa: Y015
+
+@_typing.final
+class EdgeFacts(_message.Message):
+    """What an edge states of itself, by its owner's choice; nobody checks it. A campaign may ask for some
+    of it before it asks an edge.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    FREE_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """Version of the edge's software. <= 64 chars."""
+    free_memory_bytes: _builtins.int
+    """Memory that was free when the edge started; absent: not stated."""
+    examples: _builtins.int
+    """Usable rows of its data; absent: not stated. A private edge never states it."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        free_memory_bytes: _builtins.int | None = ...,
+        examples: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_examples", b"_examples", "_free_memory_bytes", b"_free_memory_bytes", "examples", b"examples", "free_memory_bytes", b"free_memory_bytes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_examples", b"_examples", "_free_memory_bytes", b"_free_memory_bytes", "examples", b"examples", "free_memory_bytes", b"free_memory_bytes", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__examples: _TypeAlias = _typing.Literal["examples"]  # noqa: Y015
+    _WhichOneofArgType__examples: _TypeAlias = _typing.Literal["_examples", b"_examples"]  # noqa: Y015
+    _WhichOneofReturnType__free_memory_bytes: _TypeAlias = _typing.Literal["free_memory_bytes"]  # noqa: Y015
+    _WhichOneofArgType__free_memory_bytes: _TypeAlias = _typing.Literal["_free_memory_bytes", b"_free_memory_bytes"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__examples) -> _WhichOneofReturnType__examples | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__free_memory_bytes) -> _WhichOneofReturnType__free_memory_bytes | None: ...
+
+Global___EdgeFacts: _TypeAlias = EdgeFacts  # noqa: Y015
 
 @_typing.final
 class AwaitResponse(_message.Message):
@@ -78,10 +127,13 @@ class AwaitResponse(_message.Message):
     PHASE_FIELD_NUMBER: _builtins.int
     INSTRUCTION_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    MISFIT_FIELD_NUMBER: _builtins.int
     phase: Global___CampaignPhase.ValueType
     """State of the campaign."""
     reason: _builtins.str
-    """Why the campaign failed, or why it ended. <= 500 chars."""
+    """Why the campaign failed, ended, is paused, or what it waits for. <= 500 chars."""
+    misfit: _builtins.str
+    """Why this edge is not asked, by what it stated; empty if it is. <= 500 chars."""
     @_builtins.property
     def instruction(self) -> Global___MessageRef:
         """The next instruction; absent when there is none yet."""
@@ -92,10 +144,11 @@ class AwaitResponse(_message.Message):
         phase: Global___CampaignPhase.ValueType = ...,
         instruction: Global___MessageRef | None = ...,
         reason: _builtins.str = ...,
+        misfit: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["instruction", b"instruction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instruction", b"instruction", "phase", b"phase", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instruction", b"instruction", "misfit", b"misfit", "phase", b"phase", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,1 @@
+"""The baseline as a Flower app."""

@@ -1,0 +1,1 @@
+"""What carries the messages of the rounds: our own service, or stock Flower behind it."""

@@ -1,0 +1,1 @@
+"""What carries the messages of the rounds, as an edge sees it."""

@@ -1,0 +1,1 @@
+"""Stock Flower as an engine: its commands as children of ours, its tasks done by installed code."""
