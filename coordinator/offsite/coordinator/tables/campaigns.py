@@ -3,8 +3,9 @@
     campaign  waiting ─> running ─> ended | failed
     round     open ─> closed (its adapter counts) | abandoned (a later attempt replaces it)
 
-Rule: a round is closed once, in one transaction with its adapter, strategy state and metrics, so a
-restart goes on from the last closed round.
+Rules: a round is closed once, in one transaction with its adapter, strategy state and metrics, so a
+restart goes on from the last closed round. An order of the owner and all that follows from it are
+one transaction, and no attempt is opened or closed over the head of an order that was to prevent it.
 """
 
 import json
@@ -12,9 +13,24 @@ import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
+from offsite.coordinator.policy.orders import (
+    Consequence,
+    GivenOrder,
+    Order,
+    Situation,
+    Stage,
+    consequence,
+    described,
+    starts_from,
+)
 from offsite.coordinator.tables.database import Database
+from offsite.coordinator.tables.orders import OrderTable
 from offsite.secure.errors import MachineError
+
+INTERRUPTED: Final = "interrupted"
+"""In the metrics of an attempt that the owner's order ended."""
 
 
 class CampaignState(StrEnum):
@@ -28,6 +44,10 @@ class RoundState(StrEnum):
     OPEN = "open"
     CLOSED = "closed"
     ABANDONED = "abandoned"
+
+
+class AttemptOverError(MachineError):
+    """The attempt does not count any more, e.g. since the owner ordered otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +92,7 @@ class CampaignTable:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._orders = OrderTable(database)
 
     def create(self, release_sha256: bytes, settings: str, now_unix_s: float) -> CampaignRow:
         """A new campaign, numbered from 1, waiting."""
@@ -94,6 +115,11 @@ class CampaignTable:
         row = self._database.row("SELECT * FROM campaigns ORDER BY campaign_id DESC LIMIT 1")
         return None if row is None else _campaign(row)
 
+    def get(self, campaign_id: int) -> CampaignRow | None:
+        """Any campaign by its number."""
+        row = self._database.row("SELECT * FROM campaigns WHERE campaign_id = ?", campaign_id)
+        return None if row is None else _campaign(row)
+
     def set_state(
         self, campaign_id: int, state: CampaignState, now_unix_s: float, reason: str = ""
     ) -> None:
@@ -105,9 +131,20 @@ class CampaignTable:
             campaign_id,
         )
 
-    def open_round(self, campaign_id: int, round_number: int, now_unix_s: float) -> RoundRow:
-        """The next attempt at a round, from 1; an attempt still open is abandoned."""
+    def open_round(
+        self, campaign_id: int, round_number: int, now_unix_s: float, heard: int | None = None
+    ) -> RoundRow:
+        """The next attempt at a round, from 1; an attempt still open is abandoned.
+
+        Args:
+            heard: position of the last order that is known to whoever opens it; None: of all.
+
+        Raises:
+            AttemptOverError: there is an order since `heard`.
+        """
         with self._database.transaction():
+            if heard is not None and self.orders(campaign_id, heard):
+                raise AttemptOverError(f"round {round_number}: the owner ordered otherwise")
             earlier = self._attempts(campaign_id, round_number)
             if any(attempt.state is RoundState.CLOSED for attempt in earlier):
                 raise MachineError(f"round {round_number} is already closed")
@@ -144,24 +181,37 @@ class CampaignTable:
         strategy: FileRef | None,
         metrics: Mapping[str, float],
         now_unix_s: float,
+        heard: int | None = None,
     ) -> None:
-        """The round counts; its files must be on disk already."""
-        changed = self._database.execute(
-            "UPDATE rounds SET state = 'closed', adapter_path = ?, adapter_sha256 = ?,"
-            " strategy_path = ?, strategy_sha256 = ?, metrics = ?, closed_unix_s = ?"
-            " WHERE campaign_id = ? AND round = ? AND attempt = ? AND state = 'open'",
-            adapter.path,
-            adapter.sha256,
-            None if strategy is None else strategy.path,
-            None if strategy is None else strategy.sha256,
-            json.dumps(dict(metrics)),
-            now_unix_s,
-            opened.campaign_id,
-            opened.round,
-            opened.attempt,
-        )
-        if changed != 1:
-            raise MachineError(f"round {opened.round}, attempt {opened.attempt}, is not open")
+        """The round counts; its files must be on disk already.
+
+        Args:
+            heard: position of the last order that the round was made in the knowledge of; None: of
+                all.
+
+        Raises:
+            AttemptOverError: the attempt is not open, or an order since `heard` gives it up.
+        """
+        with self._database.transaction():
+            unheard = [] if heard is None else self.orders(opened.campaign_id, heard)
+            if any(given.order.gives_up_attempt for given in unheard):
+                raise _over(opened)
+            changed = self._database.execute(
+                "UPDATE rounds SET state = 'closed', adapter_path = ?, adapter_sha256 = ?,"
+                " strategy_path = ?, strategy_sha256 = ?, metrics = ?, closed_unix_s = ?"
+                " WHERE campaign_id = ? AND round = ? AND attempt = ? AND state = 'open'",
+                adapter.path,
+                adapter.sha256,
+                None if strategy is None else strategy.path,
+                None if strategy is None else strategy.sha256,
+                json.dumps(dict(metrics)),
+                now_unix_s,
+                opened.campaign_id,
+                opened.round,
+                opened.attempt,
+            )
+            if changed != 1:
+                raise _over(opened)
 
     def abandon_round(
         self, opened: RoundRow, metrics: Mapping[str, float], now_unix_s: float
@@ -194,6 +244,41 @@ class CampaignTable:
         found = [row for row in self.rounds(campaign_id) if row.state is RoundState.CLOSED]
         return found[-1] if found else None
 
+    def orders(self, campaign_id: int, after: int = 0) -> list[GivenOrder]:
+        """What the owner ordered, in order, behind a position."""
+        return self._orders.of(campaign_id, after)
+
+    def give_order(self, campaign_id: int, order: Order, now_unix_s: float) -> Consequence:
+        """Writes an order down with all that follows from it, or nothing.
+
+        Raises:
+            ConfigError: it makes no sense now.
+        """
+        with self._database.transaction():
+            row, opened = self.get(campaign_id), self.open_attempt(campaign_id)
+            assert row is not None  # an order is given to a campaign that is there
+            orders, last = self.orders(campaign_id), self.last_closed(campaign_id)
+            closed = 0 if last is None else last.round
+            done = consequence(
+                order,
+                Situation(
+                    state=Stage(row.state.value),
+                    orders=orders,
+                    closed=closed,
+                    starts_from=starts_from(closed, orders),
+                    is_open=opened is not None,
+                ),
+            )
+            if not done.is_kept:
+                return done
+            self._orders.add(campaign_id, order, closed, now_unix_s)
+            if done.gives_up_attempt and opened is not None:
+                self.abandon_round(opened, {INTERRUPTED: 1.0}, now_unix_s)
+            if done.state is not None:
+                reason = described(self.orders(campaign_id)) or done.text
+                self.set_state(campaign_id, CampaignState(done.state.value), now_unix_s, reason)
+            return done
+
     def _attempts(self, campaign_id: int, round_number: int) -> list[RoundRow]:
         return [row for row in self.rounds(campaign_id) if row.round == round_number]
 
@@ -223,6 +308,10 @@ def _round(row: sqlite3.Row) -> RoundRow:
         opened_unix_s=row["opened_unix_s"],
         closed_unix_s=row["closed_unix_s"],
     )
+
+
+def _over(opened: RoundRow) -> AttemptOverError:
+    return AttemptOverError(f"round {opened.round}, attempt {opened.attempt}, is not open")
 
 
 def _file(path: str | None, sha256: bytes | None) -> FileRef | None:

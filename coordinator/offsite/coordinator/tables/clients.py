@@ -1,16 +1,18 @@
 """Who is enrolled, with which keys, and what each client was last seen doing."""
 
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from offsite.coordinator.policy.eligibility import Facts
 from offsite.coordinator.tables.database import Database
 from offsite.emulator.printable import printable
 from offsite.secure import names
 
 STATUS_CHARS: Final = 200
 """Longest free text of a client that is kept."""
+VERSION_CHARS: Final = 64
 
 
 class ClientStatus(StrEnum):
@@ -40,6 +42,7 @@ class ClientRow:
     reason: str
     last_seen_unix_s: float | None
     doing: str
+    facts: Facts = field(default_factory=Facts)
 
 
 class ClientTable:
@@ -118,6 +121,17 @@ class ClientTable:
             client_id,
         )
 
+    def state_facts(self, client_id: str, facts: Facts) -> None:
+        """What the client states of itself from now on, in place of all that it stated before."""
+        self._database.execute(
+            "UPDATE clients SET version = ?, free_memory_bytes = ?, examples = ?"
+            " WHERE client_id = ?",
+            printable(facts.version[:VERSION_CHARS]),
+            facts.free_memory_bytes,
+            facts.examples,
+            client_id,
+        )
+
 
 def _client(row: sqlite3.Row) -> ClientRow:
     renewed = None
@@ -134,4 +148,5 @@ def _client(row: sqlite3.Row) -> ClientRow:
         reason=row["reason"],
         last_seen_unix_s=row["last_seen_unix_s"],
         doing=row["doing"],
+        facts=Facts(row["version"], row["free_memory_bytes"], row["examples"]),
     )

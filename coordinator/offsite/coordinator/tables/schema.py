@@ -145,4 +145,30 @@ CREATE TABLE ledger_receipts (
 CREATE INDEX receipts_of_client ON ledger_receipts (client_id, position)
 """
 
-MIGRATIONS: Final = (INITIAL, SEARCH, SEARCH_ATTEMPTS, SECURE_SUMS, RESULT_LOG, LEDGER_RECEIPTS)
+CAMPAIGN_ORDERS: Final = """
+CREATE TABLE campaign_orders (
+    position INTEGER PRIMARY KEY AUTOINCREMENT,
+    campaign_id INTEGER NOT NULL REFERENCES campaigns,
+    command TEXT NOT NULL CHECK (command IN ('pause', 'resume', 'abort', 'rollback')),
+    at_once INTEGER NOT NULL,
+    to_round INTEGER,
+    after_round INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    given_unix_s REAL NOT NULL
+) STRICT;
+CREATE INDEX orders_of_campaign ON campaign_orders (campaign_id, position);
+
+ALTER TABLE clients ADD COLUMN version TEXT NOT NULL DEFAULT '';
+ALTER TABLE clients ADD COLUMN free_memory_bytes INTEGER;
+ALTER TABLE clients ADD COLUMN examples INTEGER
+"""
+
+MIGRATIONS: Final = (
+    INITIAL,
+    SEARCH,
+    SEARCH_ATTEMPTS,
+    SECURE_SUMS,
+    RESULT_LOG,
+    LEDGER_RECEIPTS,
+    CAMPAIGN_ORDERS,
+)
