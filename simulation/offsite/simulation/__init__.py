@@ -1,0 +1,1 @@
+"""Campaigns of many clients on one machine, in simulated time: `coordinator simulate`."""
