@@ -10,7 +10,7 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help setup demo test check-slow lint format protos bench clean
+.PHONY: help setup demo test check-slow check-engines check-flower lint format protos bench clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -36,6 +36,18 @@ test: $(READY)  ## Lint, types and all tests but the slow ones
 
 check-slow: $(READY)  ## The tests that take minutes
 	$(BIN)/python -m pytest -q -m "slow" --durations=10
+
+check-engines: $(READY)  ## One campaign on the three engines, with a real SuperLink and two SuperNodes
+	$(BIN)/python -m pytest -q tests/system/test_engines.py tests/emulator/engines \
+		tests/coordinator/engines tests/edge_client/engines --durations=10
+
+FLOWER ?= 1.42.0
+check-flower:  ## The contract with Flower's internals in an environment with another FLOWER=version
+	@$(PYTHON) -m venv build/flower-$(FLOWER)
+	build/flower-$(FLOWER)/bin/python -m pip install --quiet "flwr==$(FLOWER)" pytest
+	PYTHONPATH=emulator:secure build/flower-$(FLOWER)/bin/python -m pytest -q -c /dev/null \
+		--rootdir=. --noconftest --import-mode=importlib -p no:cacheprovider \
+		tests/emulator/engines/test_flower_contract.py tests/emulator/rounds/test_flower_internals.py
 
 lint: $(READY)  ## ruff, mypy strict, import-linter, buf, drift of generated code
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ import grpc
 
 from offsite.coordinator.gatekeeper import Gatekeeper, Peer, PeerRole
 from offsite.coordinator.mailbox import Mailbox
+from offsite.coordinator.service.quotas import Quotas
 from offsite.coordinator.service.rounds import RoundService
 from offsite.coordinator.service.server import Register, RunningServer, ServerTls, start_server
 from offsite.coordinator.spool import Spool
@@ -74,7 +75,7 @@ def dial(
 
 
 @contextmanager
-def serving(*services: Register) -> Iterator[Loopback]:
+def serving(*services: Register, quotas: Quotas | None = None) -> Iterator[Loopback]:
     """Runs `services` for the time of the block."""
     now = time.time()
     authority = certificates.create_authority(secrets.token_bytes(32), secrets.token_bytes(16), now)
@@ -84,7 +85,7 @@ def serving(*services: Register) -> Iterator[Loopback]:
     )
     credential = certificates.Credential(cert_pem, certificates.tls_key_pem(key))
     tls = ServerTls(lambda: credential, authority.cert_pem)
-    running = start_server("127.0.0.1:0", tls, Guests(), services)
+    running = start_server("127.0.0.1:0", tls, Guests(), services, quotas)
     try:
         yield Loopback(running, authority)
     finally:

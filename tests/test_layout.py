@@ -7,7 +7,7 @@ ROOT = Path(__file__).parent.parent
 
 def test_root_folders_are_source_roots_not_packages() -> None:
     """`import kernels` from a checkout must find Hugging Face's package, not our folder."""
-    roles = ["coordinator", "edge_client", "emulator", "kernels", "protos", "secure"]
+    roles = ["coordinator", "edge_client", "emulator", "kernels", "protos", "secure", "simulation"]
     assert not [role for role in roles if (ROOT / role / "__init__.py").exists()]
 
 

@@ -7,7 +7,7 @@ from itertools import chain
 import torch
 
 from benchmarks.attack.scene import Scale, Scene
-from offsite.edge_client.privacy.private_tuning import tune_privately
+from offsite.edge_client.privacy.private_tuning import PrivateRun, tune_privately
 from offsite.edge_client.task import Task
 from offsite.edge_client.tuning import Callbacks, tune
 from offsite.emulator.adapters.plugged import plugged_in
@@ -55,7 +55,7 @@ def private(scene: Scene, scale: Scale, noise: float, report: Report) -> Tensors
     units = scene.units
     mechanism = PoissonGaussian(noise, _sampling(scale, units.count), scale.steps, Unit.RECORD)
     with plugged_in(scene.model, scene.adapter, scene.before) as model:
-        outcome = tune_privately(
+        run = PrivateRun(
             PerExampleEngine,
             model,
             scene.adapter.trainable(model),
@@ -64,9 +64,8 @@ def private(scene: Scene, scale: Scale, noise: float, report: Report) -> Tensors
             Task(_settings(scale, PRIVATE_RATE)),
             scale.steps,
             StepTerms.of(mechanism, units.count, CLIP_NORM),
-            Unclaimed(),
-            callbacks=Callbacks(progress=report),
         )
+        outcome = tune_privately(run, Unclaimed(), callbacks=Callbacks(progress=report))
     return _after(scene, outcome.delta)
 
 

@@ -5,7 +5,7 @@ Four ways to tune on the same batch, each in a process of its own, one after the
     full           every parameter of the full model: bf16 weights, fp32 masters, gradients, moments
     full_lora      LoRA on every linear layer of the full model
     offsite        the emulator of a bundle, whole blocks in the slots, by the edge's own loop
-    offsite_lora   the same with LoRA in the slots
+    offsite_lora   the same with LoRA in the slots, of which B alone trains
 
 Memory is the peak of the process above what it held before it loaded a model; throughput is the
 tokens of a step by the median time of a step, the first left out. The batch is the paper's: one row

@@ -14,7 +14,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TypeVar
 
-from offsite.emulator.adapters.adapter import AdapterKind, AdapterSpec
+from offsite.emulator.adapters.adapter import AdapterKind, AdapterSpec, TrainedFactors
 from offsite.emulator.layer_map import Placement
 from offsite.emulator.methods.method import MethodName, MethodOptions
 from offsite.emulator.packing.packing import Packing
@@ -109,6 +109,7 @@ def _row(table: dict[str, Value]) -> Row:
                 _member(AdapterKind, take("adapter", AdapterKind.WHOLE_BLOCK.value)),
                 rank=int(take("rank", 16)),
                 alpha=int(take("alpha", 32)),
+                trains=_member(TrainedFactors, take("trains", TrainedFactors.B.value)),
             ),
             options=MethodOptions(
                 gradient_lambda=float(take("gradient_lambda", 0.0)),

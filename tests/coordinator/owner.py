@@ -10,9 +10,9 @@ from tests.tiny import SENTENCES, save_llama, write_questions, write_text
 from torch import Tensor
 from typer.testing import CliRunner, Result
 
-from offsite.coordinator.campaign_record import BASELINE, GATE
 from offsite.coordinator.cli import app
 from offsite.coordinator.release import stored_release
+from offsite.coordinator.round_metrics import BASELINE, GATE
 from offsite.coordinator.tables.campaigns import CampaignState
 from offsite.coordinator.tables.clients import CertificateRef
 from offsite.coordinator.tables.messages import MessageRow

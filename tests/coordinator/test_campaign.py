@@ -28,12 +28,13 @@ from torch import Tensor
 from offsite.coordinator.attempt import open_attempt
 from offsite.coordinator.campaign import run_campaign
 from offsite.coordinator.campaign_parts import DurableGrid
-from offsite.coordinator.config import StrategyName
+from offsite.coordinator.config_strategy import StrategyName, StrategySection
 from offsite.coordinator.local_grid import LocalGrid
 from offsite.coordinator.mailbox import Phase
 from offsite.coordinator.secure_sums.cohorts import check_sizes, divide, draw_cohorts
 from offsite.coordinator.secure_sums.settings import SumSettings
-from offsite.coordinator.strategy import CohortUpdate, aggregate, begin_round, make_strategy
+from offsite.coordinator.strategies.aggregation import aggregate
+from offsite.coordinator.strategies.cohort_update import CohortUpdate
 from offsite.coordinator.tables.campaigns import CampaignState, RoundState
 from offsite.emulator.rounds.exchange import Action, exchange_content, read_exchange
 from offsite.emulator.rounds.flower_internals import message_with_metadata
@@ -41,6 +42,8 @@ from offsite.emulator.rounds.vector import to_vector
 from offsite.secure.aggregation.policy import PolicyFloor
 from offsite.secure.errors import ConfigError, TransportError
 from offsite.secure.names import node_id
+
+ADAM = StrategySection(StrategyName.FEDADAM)
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
 
@@ -60,14 +63,14 @@ def test_fedavg_is_the_mean_weighted_by_examples(tmp_path: Path) -> None:
 
 
 def test_fedadam_goes_on_with_its_moments_from_round_to_round(tmp_path: Path) -> None:
-    fleet, adam = Fleet(), StrategyName.FEDADAM
+    fleet, adam = Fleet(), StrategySection(StrategyName.FEDADAM)
     found = run_campaign(campaign(tmp_path, fleet, rounds=3, gate=None, strategy=adam))
-    strategy, adapter = make_strategy(adam), dict(ADAPTER)  # one object for all rounds
+    adapter, state = dict(ADAPTER), {}
     for number, seed in enumerate(fleet.seeds[:: len(NAMES)], start=1):
         deltas = [delta_of(name, adapter, seed) for name in NAMES]
         mean = {key: sum((1 + i) * d[key] for i, d in enumerate(deltas)) / 6 for key in adapter}
-        begin_round(strategy, adapter, {})
-        adapter = aggregate(strategy, number, adapter, [CohortUpdate("0", mean, 60.0)])
+        made = aggregate(adam, number, adapter, state, [CohortUpdate("0", mean, 60.0)])
+        adapter, state = made.adapter, made.state
     for key, value in found.adapter.items():
         torch.testing.assert_close(value, adapter[key], rtol=0, atol=1e-6)
 
@@ -319,11 +322,19 @@ def _cohort_of(names: tuple[str, ...], cohorts: int, folder: Path) -> tuple[tupl
 
 
 def _with_cohorts(
-    folder: Path, deltas: dict[str, Delta], replies: dict[str, Reply] | None = None
+    folder: Path,
+    deltas: dict[str, Delta],
+    replies: dict[str, Reply] | None = None,
+    strategy: StrategyName = StrategyName.FEDAVG,
 ) -> dict[str, Tensor]:
     fleet = Fleet(replies or {}, names=MANY, deltas=deltas)
-    sums = SumSettings(cohorts=3, full_weight=100)
-    return run_campaign(campaign(folder, fleet, rounds=1, min_clients=9, sums=sums)).adapter
+    changes = {
+        "sums": SumSettings(cohorts=3, full_weight=100),
+        "strategy": StrategySection(strategy),
+        "gate": None,
+        "attempts": 2,
+    }
+    return run_campaign(campaign(folder, fleet, rounds=1, min_clients=9, **changes)).adapter
 
 
 def test_cohorts_together_give_the_mean_of_all(tmp_path: Path) -> None:
@@ -361,6 +372,54 @@ def test_a_cohort_that_fails_is_lost_and_the_others_count(tmp_path: Path) -> Non
     (row,) = open_store(tmp_path).rounds(1)
     counts = [row.metrics[key] for key in ("updates", "refused", "dropped", "cohorts_lost")]
     assert counts == [6, 2, 1, 1]
+
+
+def test_a_robust_strategy_judges_a_large_cohort_by_itself(tmp_path: Path) -> None:
+    """It is not left out before: with a cohort fewer than it needs no round would ever count."""
+    large = _cohort_of(MANY, 3, tmp_path / "draw")[1]
+    deltas = {name: _of_norm(2.0 if name in large else 0.1) for name in MANY}
+    found = _with_cohorts(tmp_path, deltas, strategy=StrategyName.FEDMEDIAN)
+    for key, value in ADAPTER.items():
+        torch.testing.assert_close(found[key], value + 0.1 / 15**0.5, rtol=0, atol=1e-6)
+    (row,) = open_store(tmp_path).rounds(1)
+    assert (row.metrics["updates"], row.metrics["cohorts_lost"]) == (9, 0)
+
+
+def test_a_round_without_the_cohorts_that_the_strategy_needs_does_not_count(
+    tmp_path: Path,
+) -> None:
+    lost = _cohort_of(MANY, 3, tmp_path / "draw")[2]
+    with pytest.raises(
+        TransportError, match=r"at least 3 cohorts for fedmedian, found 2 .* in 2 at"
+    ):
+        _with_cohorts(tmp_path, {}, dict.fromkeys(lost, _raises), StrategyName.FEDMEDIAN)
+    rows = open_store(tmp_path).rounds(1)
+    assert [row.state for row in rows] == [RoundState.ABANDONED] * 2
+
+
+@pytest.mark.parametrize("name", [StrategyName.FEDAVG, StrategyName.FEDPROX])
+def test_the_proximal_term_is_in_the_signed_plan(name: StrategyName, tmp_path: Path) -> None:
+    strategy = StrategySection(name, proximal_mu=0.25)
+    subject = campaign(tmp_path, Fleet(), strategy=strategy)
+    row = subject.record.open(subject.clock())
+    plan = open_attempt(subject, row, 1).plan
+    assert plan.proximal_mu == (0.25 if name is StrategyName.FEDPROX else 0.0)
+
+
+def test_a_campaign_goes_on_after_its_strategy_was_changed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What FedAdam remembered is of no use to FedAvgM, and no reason to stop."""
+    fleet = Fleet()
+    run_campaign(campaign(tmp_path, fleet, rounds=1, gate=None, strategy=ADAM))
+    momentum = StrategySection(StrategyName.FEDAVGM)
+    subject = campaign(tmp_path, fleet, rounds=2, gate=None, strategy=momentum)
+    row = open_store(tmp_path).current()
+    assert row is not None
+    _, state = subject.record.start(row)
+    assert not state and "begins afresh" in caplog.text
+    _, kept = campaign(tmp_path, fleet, strategy=ADAM).record.start(row)
+    assert kept
 
 
 def test_cohorts_change_with_the_seed_and_are_of_nearly_equal_size() -> None:
@@ -506,7 +565,7 @@ def test_a_regression_is_rolled_back_and_the_best_round_kept(tmp_path: Path) -> 
 def test_the_state_of_a_rolled_back_round_is_forgotten(tmp_path: Path) -> None:
     accs = iter([0.6, 0.2])
     gate = FormulaGate(lambda adapter: next(accs))
-    run_campaign(campaign(tmp_path, Fleet(), rounds=2, gate=gate, strategy=StrategyName.FEDADAM))
+    run_campaign(campaign(tmp_path, Fleet(), rounds=2, gate=gate, strategy=ADAM))
     first, second = open_store(tmp_path).rounds(1)
     assert first.strategy and second.strategy
     assert first.strategy.sha256 == second.strategy.sha256

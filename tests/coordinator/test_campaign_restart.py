@@ -11,7 +11,7 @@ from tests.coordinator.fleet import Fleet, FormulaGate, campaign, open_store
 from torch import Tensor
 
 from offsite.coordinator.campaign import run_campaign
-from offsite.coordinator.config import StrategyName
+from offsite.coordinator.config_strategy import StrategyName, StrategySection
 from offsite.coordinator.local_grid import LocalGrid
 from offsite.coordinator.tables.campaigns import CampaignTable, RoundState
 from offsite.coordinator.tables.database import Database
@@ -80,7 +80,7 @@ def test_a_restart_at_any_step_gives_the_same_adapter_bit_for_bit(
     strategy: StrategyName, durable: bool, before: bool, stride: int, tmp_path: Path
 ) -> None:
     expected = run_campaign(
-        campaign(tmp_path / "whole", Fleet(names=PAIR), strategy=strategy, **SIZE)
+        campaign(tmp_path / "whole", Fleet(names=PAIR), strategy=StrategySection(strategy), **SIZE)
     )
     step, killed = 0, True
     while killed:
@@ -93,7 +93,9 @@ def test_a_restart_at_any_step_gives_the_same_adapter_bit_for_bit(
         fleet.now += 1.0  # a restart takes time, and a plan made again would have another deadline
         if not durable:
             grid = LocalGrid(fleet.apps())
-        result = run_campaign(campaign(folder, fleet, grid, strategy=strategy, **SIZE))
+        result = run_campaign(
+            campaign(folder, fleet, grid, strategy=StrategySection(strategy), **SIZE)
+        )
         assert _equal(result.adapter, expected.adapter), f"killed at step {step}"
         rounds = open_store(folder).rounds(1)
         closed = [r.round for r in rounds if r.state is RoundState.CLOSED]
@@ -115,7 +117,7 @@ def _run_until_killed(
     folder: Path, fleet: Fleet, grid: LocalGrid, strategy: StrategyName, step: int, before: bool
 ) -> bool:
     fuse = [step]
-    subject = campaign(folder, fleet, grid, strategy=strategy, **SIZE)
+    subject = campaign(folder, fleet, grid, strategy=StrategySection(strategy), **SIZE)
     record = dataclasses.replace(
         subject.record,
         store=Deadly(subject.record.store, fuse, before=before),

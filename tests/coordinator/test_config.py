@@ -68,8 +68,6 @@ from offsite.secure.errors import ConfigError
         "campaign.deadline_s=inf",
         "campaign.deadline_s=nan",
         "campaign.deadline_s=0",
-        "campaign.server_learning_rate=0",
-        "campaign.server_learning_rate=inf",
         "campaign.seed=-1",
         "gate.limit=-1",
         "gate.tolerance=nan",

@@ -45,6 +45,7 @@ assert not [module for module in sys.modules if module.split(".")[0] == "offsite
 save_file(logits, job["out"])
 """
 LORA, BLOCK = AdapterKind.LORA, AdapterKind.WHOLE_BLOCK
+LORA_SPEC = {"kind": "lora", "rank": 4, "alpha": 8, "seed": 0}
 CASES = [(family, kind) for family in FAMILIES for kind in (LORA, BLOCK)]
 
 
@@ -158,7 +159,7 @@ def test_the_adapter_file_is_the_adapter(tmp_path: Path) -> None:
     found = load_file(path)
     assert all(torch.equal(found[name], value) for name, value in tuned.tensors.items())
     description = json.loads((tmp_path / "adapter" / DESCRIPTION).read_text())
-    assert description["adapter"] == {"kind": "lora", "rank": 4, "alpha": 8, "seed": 0}
+    assert description["adapter"] == {**LORA_SPEC, "trains": "b"}
     assert description["layer_map"]["kept"] == [0, 1, 2, 4]
 
 

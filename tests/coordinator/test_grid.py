@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import os
 import threading
 from pathlib import Path
 
@@ -194,11 +195,11 @@ def test_a_reply_that_the_disk_does_not_give_is_this_machines_fault(
     ids = list(grid.push_messages([instruction(grid, ANNA)]))
     answer(post, "anna")
 
-    def refused(path: Path) -> bytes:
+    def refused(path: Path, flags: int) -> int:
         raise OSError(errno.EMFILE, "Too many open files")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", refused)
+        patch.setattr(os, "open", refused)
         with pytest.raises(MachineError, match=r"cannot read .*Too many open files"):
             list(grid.pull_messages(ids))
     assert len(list(grid.pull_messages(ids))) == 1  # nothing was lost

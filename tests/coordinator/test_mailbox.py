@@ -27,7 +27,7 @@ def post(tmp_path: Path) -> Post:
 
 def outgoing(message_id: str, client_id: str) -> Outgoing:
     data = b"tune " + client_id.encode()
-    return Outgoing(message_id, client_id, data, time.time() + DEADLINE_S, MOST_REPLY_BYTES)
+    return Outgoing(message_id, client_id, [data], time.time() + DEADLINE_S, MOST_REPLY_BYTES)
 
 
 def reply(post: Post, data: bytes, client_id: str = "anna", message_id: str = ID) -> None:
@@ -158,7 +158,7 @@ def test_instructions_are_posted_together_or_not_at_all(post: Post) -> None:
 
 
 def test_files_without_a_row_are_erased_at_the_start(post: Post) -> None:
-    post.spool.write_instruction(OTHER, b"killed before its row was written")
+    post.spool.write_instruction(OTHER, [b"killed before its row was written"])
     post = post.again()
     assert post.spool.message_ids() == [ID]
 

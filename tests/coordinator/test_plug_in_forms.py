@@ -17,12 +17,12 @@ from torch import Tensor
 
 from offsite.coordinator.campaign import run_campaign
 from offsite.coordinator.campaign_parts import Campaign
-from offsite.coordinator.campaign_record import BASELINE, CORRECTED, GATE
 from offsite.coordinator.commands import serve
 from offsite.coordinator.config_release import Correction
 from offsite.coordinator.gate import GateScore
 from offsite.coordinator.plug_in import ModelGate
 from offsite.coordinator.plug_in_forms import Corrector, Form, corrector_of, forms_of
+from offsite.coordinator.round_metrics import BASELINE, CORRECTED, GATE
 from offsite.coordinator.tables.campaigns import CampaignState
 from offsite.emulator.adapters.adapter import Adapter, AdapterKind, AdapterSpec, make_adapter
 from offsite.emulator.build import build_emulator

@@ -20,7 +20,7 @@ DATA = bytes(range(256)) * 4096  # 1 MiB
 @pytest.fixture
 def spool(tmp_path: Path) -> Spool:
     spool = Spool(tmp_path / "spool")
-    spool.write_instruction(ID, b"instruction")
+    spool.write_instruction(ID, [b"instruction"])
     return spool
 
 
@@ -208,13 +208,13 @@ def test_whatever_the_disk_refuses_is_an_error_of_ours(
         upload.finish()
     if call != "posix_fallocate":
         with pytest.raises(MachineError, match="Input/output error"):
-            spool.write_instruction("f" * 32, b"instruction")
+            spool.write_instruction("f" * 32, [b"instruction"])
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_of_ours(tmp_path: Path) -> None:
     (tmp_path / "spool").write_bytes(b"a file where the folder should be")
     with pytest.raises(MachineError, match="Not a directory"):
-        Spool(tmp_path / "spool").write_instruction(ID, b"instruction")
+        Spool(tmp_path / "spool").write_instruction(ID, [b"instruction"])
 
 
 @pytest.mark.parametrize("message_id", ["", "..", "../" * 10 + "etc", ID.upper(), ID + "/x", "a"])

@@ -286,6 +286,12 @@ def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
         read_data(tmp_path / "data.jsonl")
 
 
+def test_persons_are_read_from_parquet_too(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    write_parquet(path, [{"text": "One.", "patient": "a"}, {"text": "Two.", "patient": "b"}])
+    assert read_data(path, "patient").persons == ("a", "b")
+
+
 def test_a_row_that_names_no_person_is_unusable_where_persons_count(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     rows = [

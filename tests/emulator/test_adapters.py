@@ -1,9 +1,11 @@
 """Adapters of every family: out of an emulator and back into the full model, by name."""
 
+import hashlib
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -12,19 +14,25 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from offsite.emulator.adapters.adapter import Adapter, AdapterKind, AdapterSpec, make_adapter
-from offsite.emulator.adapters.lora import LoraAdapter
+from offsite.emulator.adapters.adapter import (
+    Adapter,
+    AdapterKind,
+    AdapterSpec,
+    TrainedFactors,
+    make_adapter,
+)
+from offsite.emulator.adapters.lora import LoraAdapter, first_low
 from offsite.emulator.build import build_emulator
 from offsite.emulator.layer_map import LayerMap, Placement
 from offsite.emulator.methods.method import MethodName
 from offsite.secure.errors import ConfigError, PeerError
 
 MakeModel = Callable[..., PreTrainedModel]
-SPECS = {
-    AdapterKind.WHOLE_BLOCK: AdapterSpec(AdapterKind.WHOLE_BLOCK),
-    AdapterKind.LORA: AdapterSpec(AdapterKind.LORA, rank=4, alpha=12, seed=5),
-}
-EVERY_KIND = pytest.mark.parametrize("kind", AdapterKind, ids=lambda kind: kind.value)
+WHOLE = AdapterSpec(AdapterKind.WHOLE_BLOCK)
+B_ALONE = AdapterSpec(AdapterKind.LORA, rank=4, alpha=12, seed=5)
+BOTH = replace(B_ALONE, trains=TrainedFactors.AB)
+SPECS = {"whole_block": WHOLE, "lora_b": B_ALONE, "lora_ab": BOTH}
+EVERY_KIND = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 EVERY_DTYPE = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 
 
@@ -39,10 +47,10 @@ class Pair:
 
 @pytest.fixture
 def make_pair(make_model: MakeModel) -> Callable[..., Pair]:
-    def make(family: str, kind: AdapterKind, dtype: torch.dtype = torch.float32) -> Pair:
+    def make(family: str, spec: AdapterSpec, dtype: torch.dtype = torch.float32) -> Pair:
         base = make_model(family, dtype)
         built = build_emulator(base, Placement(1, 2), MethodName.UNIFORM_DROP, 0.5)
-        return Pair(base, built.model, make_adapter(SPECS[kind], built.layer_map))
+        return Pair(base, built.model, make_adapter(spec, built.layer_map))
 
     return make
 
@@ -79,12 +87,12 @@ def tuned(tensors: dict[str, torch.Tensor], scale: float = 0.1) -> dict[str, tor
 @EVERY_KIND
 def test_untouched_adapter_plugged_back_is_the_full_model_bit_for_bit(
     family: str,
-    kind: AdapterKind,
+    spec: AdapterSpec,
     dtype: torch.dtype,
     make_pair: Callable[..., Pair],
     tokens: torch.Tensor,
 ) -> None:
-    pair = make_pair(family, kind, dtype)
+    pair = make_pair(family, spec, dtype)
     for parameter in pair.base.parameters():
         parameter.view(-1)[0] = -0.0  # merging must not turn it into +0.0
     built = build_emulator(pair.base, Placement(1, 2), MethodName.UNIFORM_DROP, 0.5)
@@ -100,12 +108,12 @@ def test_untouched_adapter_plugged_back_is_the_full_model_bit_for_bit(
 @EVERY_KIND
 def test_attaching_changes_no_output(
     family: str,
-    kind: AdapterKind,
+    spec: AdapterSpec,
     dtype: torch.dtype,
     make_pair: Callable[..., Pair],
     tokens: torch.Tensor,
 ) -> None:
-    pair = make_pair(family, kind, dtype)
+    pair = make_pair(family, spec, dtype)
     for model in (pair.base, pair.emulator):
         before, output = bits(model), logits(model, tokens)
         pair.adapter.attach(model)
@@ -117,14 +125,14 @@ def test_attaching_changes_no_output(
 
 @EVERY_KIND
 def test_plug_in_changes_exactly_the_slots_tensors(
-    family: str, kind: AdapterKind, make_pair: Callable[..., Pair]
+    family: str, spec: AdapterSpec, make_pair: Callable[..., Pair]
 ) -> None:
-    pair = make_pair(family, kind)
+    pair = make_pair(family, spec)
     pair.adapter.attach(pair.emulator)
     tensors = tuned(pair.adapter.extract(pair.emulator))
     names = pair.adapter.base_names(pair.base)
     assert names.keys() == tensors.keys()
-    if kind is AdapterKind.LORA:
+    if spec.kind is AdapterKind.LORA:
         expected = {f"{name.split('.lora_')[0]}.weight" for name in names.values()}
     else:
         expected = set(names.values())
@@ -133,13 +141,13 @@ def test_plug_in_changes_exactly_the_slots_tensors(
     assert changed(before, bits(pair.base)) == expected
     blocks = {name.split(".")[-3 - name.count("lora_")] for name in expected}
     assert expected and blocks  # names are those of the full model
-    if kind is AdapterKind.WHOLE_BLOCK:
+    if spec.kind is AdapterKind.WHOLE_BLOCK:
         state = pair.base.state_dict()
         assert all(torch.equal(state[names[name]], tensor) for name, tensor in tensors.items())
 
 
 def test_slots_land_in_the_blocks_of_the_layer_map(make_pair: Callable[..., Pair]) -> None:
-    pair = make_pair("llama", AdapterKind.WHOLE_BLOCK)
+    pair = make_pair("llama", WHOLE)
     names = pair.adapter.base_names(pair.base)
     suffix = "mlp.up_proj.weight"
     assert names[f"bottom.0.{suffix}"] == f"model.layers.0.{suffix}"
@@ -153,13 +161,13 @@ def test_slots_land_in_the_blocks_of_the_layer_map(make_pair: Callable[..., Pair
 @EVERY_KIND
 def test_load_and_plug_in_compute_the_same(
     family: str,
-    kind: AdapterKind,
+    spec: AdapterSpec,
     dtype: torch.dtype,
     make_pair: Callable[..., Pair],
     tokens: torch.Tensor,
 ) -> None:
     """LoRA beside the weights, and merged into them."""
-    pair = make_pair(family, kind, dtype)
+    pair = make_pair(family, spec, dtype)
     original = logits(pair.base, tokens)
     pair.adapter.attach(pair.base)
     tensors = tuned(pair.adapter.extract(pair.base))
@@ -174,9 +182,9 @@ def test_load_and_plug_in_compute_the_same(
 
 @EVERY_KIND
 def test_only_the_slots_parameters_train(
-    family: str, kind: AdapterKind, make_pair: Callable[..., Pair], tokens: torch.Tensor
+    family: str, spec: AdapterSpec, make_pair: Callable[..., Pair], tokens: torch.Tensor
 ) -> None:
-    pair = make_pair(family, kind)
+    pair = make_pair(family, spec)
     pair.emulator.requires_grad_(True)
     pair.adapter.attach(pair.emulator)
     pair.adapter.attach(pair.emulator)  # harmless
@@ -190,9 +198,9 @@ def test_only_the_slots_parameters_train(
 
 @EVERY_KIND
 def test_extracted_tensors_are_as_specified_and_do_not_alias(
-    kind: AdapterKind, make_pair: Callable[..., Pair]
+    spec: AdapterSpec, make_pair: Callable[..., Pair]
 ) -> None:
-    pair = make_pair("gpt2", kind)
+    pair = make_pair("gpt2", spec)
     specs = pair.adapter.specs(pair.emulator)
     pair.adapter.attach(pair.emulator)
     tensors = pair.adapter.extract(pair.emulator)
@@ -220,9 +228,9 @@ WRONG: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 @pytest.mark.parametrize("into_emulator", [False, True], ids=["plug_in", "load"])
 @EVERY_KIND
 def test_wrong_tensor_is_named_and_nothing_is_written(
-    kind: AdapterKind, into_emulator: bool, fault: str, make_pair: Callable[..., Pair]
+    spec: AdapterSpec, into_emulator: bool, fault: str, make_pair: Callable[..., Pair]
 ) -> None:
-    pair = make_pair("llama", kind)
+    pair = make_pair("llama", spec)
     pair.adapter.attach(pair.emulator)
     tensors = tuned(pair.adapter.extract(pair.emulator))
     name = next(name for name in reversed(tensors) if "mlp.down_proj" in name)
@@ -243,9 +251,9 @@ def test_wrong_tensor_is_named_and_nothing_is_written(
 
 @EVERY_KIND
 def test_adapter_of_another_model_is_refused(
-    kind: AdapterKind, make_pair: Callable[..., Pair], make_model: MakeModel
+    spec: AdapterSpec, make_pair: Callable[..., Pair], make_model: MakeModel
 ) -> None:
-    pair = make_pair("llama", kind)
+    pair = make_pair("llama", spec)
     short = build_emulator(pair.base, Placement(1, 1), MethodName.UNIFORM_DROP, 0.3).model
     with pytest.raises(ConfigError, match="the model has 3 blocks"):
         pair.adapter.attach(short)
@@ -255,13 +263,13 @@ def test_adapter_of_another_model_is_refused(
 
 
 def test_lora_must_be_attached_to_be_loaded(make_pair: Callable[..., Pair]) -> None:
-    pair = make_pair("llama", AdapterKind.LORA)
+    pair = make_pair("llama", B_ALONE)
     with pytest.raises(ConfigError, match="attach the adapter first"):
         pair.adapter.extract(pair.emulator)
 
 
 def test_lora_starts_from_its_seed_alone(make_pair: Callable[..., Pair]) -> None:
-    pair = make_pair("llama", AdapterKind.LORA, torch.bfloat16)
+    pair = make_pair("llama", BOTH, torch.bfloat16)
     found = []
     for model in (pair.emulator, pair.base):
         torch.manual_seed(len(found))  # what else was drawn does not matter
@@ -276,10 +284,51 @@ def test_lora_starts_from_its_seed_alone(make_pair: Callable[..., Pair]) -> None
             assert 0.8 * bound < tensor.abs().max() <= bound
     assert all(p.dtype == torch.float32 for p in pair.adapter.trainable(pair.emulator).values())
     pair.adapter.detach(pair.base)
-    other = make_adapter(AdapterSpec(AdapterKind.LORA, 4, 12, seed=6), pair.adapter.layer_map)
+    other = make_adapter(replace(BOTH, seed=6), pair.adapter.layer_map)
     other.attach(pair.base)
     name = next(iter(found[0]))
     assert not torch.equal(other.extract(pair.base)[name], found[0][name])
+
+
+def test_b_alone_trains_and_travels(make_pair: Callable[..., Pair], tokens: torch.Tensor) -> None:
+    """And A beside it is what the spec's seed gives, in training and after plug-in alike."""
+    pair = make_pair("llama", B_ALONE)
+    adapter, model = pair.adapter, pair.emulator
+    adapter.attach(model)
+    assert all(name.endswith(".lora_B.weight") for name in adapter.specs(model))
+    tensors = tuned(adapter.extract(model))
+    adapter.load(model, tensors)
+    model(tokens, labels=tokens).loss.backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == (".lora_B." in name), name
+    path, layer = "model.layers.0.mlp.up_proj", "bottom.0.mlp.up_proj"
+    drawn = first_low(5, layer, (4, 32))
+    assert torch.equal(model.get_submodule(path).lora_A["default"].weight, drawn)
+    before = pair.base.get_submodule(path).weight.clone()
+    adapter.plug_in(pair.base, tensors)
+    change = pair.base.get_submodule(path).weight - before
+    wanted = 3.0 * tensors[f"{layer}.lora_B.weight"] @ drawn
+    torch.testing.assert_close(change, wanted, atol=1e-6, rtol=1e-5)
+
+
+def test_a_is_drawn_as_documented() -> None:
+    """Word by word, in whole numbers; torch, NumPy and the order of layers have no say in it."""
+    rank, inputs = 3, 7
+    stream = hashlib.shake_256(b"offsite/lora-a/1|5|top.0.mlp.up_proj").digest(4 * rank * inputs)
+    words = struct.unpack(f"<{rank * inputs}I", stream)
+    values = [(2 * word + 1 - 2**32) / 2**32 / 7**0.5 for word in words]
+    found = first_low(5, "top.0.mlp.up_proj", (rank, inputs))
+    assert found.dtype == torch.float32
+    assert torch.equal(found, torch.tensor(values, dtype=torch.float64).float().view(rank, inputs))
+    assert found[0, :2].tolist() == FIRST_VALUES
+    lower = first_low(5, "top.0.mlp.up_proj", (2, inputs))
+    assert torch.equal(found[:2], lower)
+    many = first_low(0, "x", (64, 1024)).double() * 32
+    assert abs(float(many.mean())) < 0.01 and abs(float(many.var()) - 1 / 3) < 0.01
+
+
+FIRST_VALUES = [-0.22118516266345978, 0.12455425411462784]
+"""Written down, so that no later program draws otherwise."""
 
 
 PLAIN_PEFT = """
@@ -302,16 +351,17 @@ def test_lora_config_and_names_load_in_plain_peft(
 ) -> None:
     """The coordinator's plug-in and `PeftModel.from_pretrained` compute the same logits."""
     expected = {}
-    for family in ("llama-tied", "phi3", "gpt2"):
+    for family, spec in (("llama-tied", B_ALONE), ("phi3", BOTH), ("gpt2", B_ALONE)):
         folder = tmp_path / family
-        pair = make_pair(family, AdapterKind.LORA)
+        pair = make_pair(family, spec)
         assert isinstance(pair.adapter, LoraAdapter)
         pair.base.save_pretrained(folder / "base")
-        config, names = pair.adapter.peft_config(pair.base), pair.adapter.base_names(pair.base)
+        config = pair.adapter.peft_config(pair.base)
         pair.adapter.attach(pair.base)
         tensors = tuned(pair.adapter.extract(pair.base))
         config.save_pretrained(str(folder / "peft"))
-        exported = {f"base_model.model.{names[name]}": tensor for name, tensor in tensors.items()}
+        factors = pair.adapter.peft_tensors(pair.base, tensors)
+        exported = {f"base_model.model.{path}": tensor for path, tensor in factors.items()}
         save_file(exported, folder / "peft" / "adapter_model.safetensors")
         save_file({"tokens": tokens}, folder / "tokens.safetensors")
         pair.adapter.plug_in(pair.base, tensors)
@@ -326,10 +376,19 @@ def test_lora_config_and_names_load_in_plain_peft(
 def test_spec_json_round_trip_and_refusals() -> None:
     for spec in SPECS.values():
         assert AdapterSpec.from_json(spec.to_json()) == spec
-    good = {"kind": "lora", "rank": 8, "alpha": 16, "seed": 0}
-    for change in ({"kind": "prefix"}, {"rank": 0}, {"rank": 10**6}, {"alpha": 0}, {"more": 1}):
+    good = B_ALONE.to_json()
+    for change in (
+        {"kind": "prefix"},
+        {"rank": 0},
+        {"rank": 10**6},
+        {"alpha": 0},
+        {"trains": "a"},
+        {"more": 1},
+    ):
         with pytest.raises(PeerError):
             AdapterSpec.from_json({**good, **change})
+    with pytest.raises(PeerError, match="trains"):
+        AdapterSpec.from_json({name: good[name] for name in good if name != "trains"})
     with pytest.raises(ConfigError, match="rank is 0"):
         AdapterSpec(AdapterKind.LORA, rank=0)
 
@@ -337,7 +396,7 @@ def test_spec_json_round_trip_and_refusals() -> None:
 def test_adapter_without_slots_is_refused() -> None:
     layer_map = LayerMap.of(Placement(0, 0), 4, (0, 3))
     with pytest.raises(ConfigError, match="no adapter slots"):
-        make_adapter(SPECS[AdapterKind.LORA], layer_map)
+        make_adapter(B_ALONE, layer_map)
 
 
 def test_interfaces_import_without_torch() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tests.emulator.conftest import MakeModel
 
-from offsite.emulator.adapters.adapter import AdapterKind, AdapterSpec
+from offsite.emulator.adapters.adapter import AdapterKind, AdapterSpec, TrainedFactors
 from offsite.emulator.adapters.lora import LoraAdapter
 from offsite.emulator.build import build_emulator
 from offsite.emulator.correction import corrected, corrected_factor
@@ -106,32 +106,41 @@ def tuned_values(adapter: LoraAdapter, model: torch.nn.Module) -> dict[str, torc
     }
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "phi3"])
+@pytest.mark.parametrize(
+    ("family", "trains"),
+    [
+        ("llama", TrainedFactors.B),
+        ("llama", TrainedFactors.AB),
+        ("gpt2", TrainedFactors.B),
+        ("phi3", TrainedFactors.AB),
+    ],
+)
 def test_slots_are_left_bit_for_bit_and_middle_layers_are_corrected(
-    family: str, make_model: MakeModel, tokens: torch.Tensor
+    family: str, trains: TrainedFactors, make_model: MakeModel, tokens: torch.Tensor
 ) -> None:
     base = make_model(family)
     placement = Placement(1, 1, middle_lora=True)
     emulator = build_emulator(base, placement, MethodName.ACTIVATION_SVD, 0.5, (tokens,))
-    adapter = LoraAdapter(AdapterSpec(AdapterKind.LORA, 4, 8), emulator.layer_map)
+    spec = AdapterSpec(AdapterKind.LORA, 4, 8, trains=trains)
+    adapter = LoraAdapter(spec, emulator.layer_map)
     tensors = tuned_values(adapter, base)
     found = corrected(tensors, adapter, base, emulator.model, clamp=math.inf)
     assert found.keys() == tensors.keys()
     small = {t.wire_name: t.layer for t in adapter.targets(emulator.model)}
     changed = 0
     for target in adapter.targets(base):
-        low, high = (f"{target.wire_name}.lora_{factor}.weight" for factor in "AB")
-        assert found[low] is tensors[low]
+        low, _ = adapter.factors(target, tensors)
+        high = target.name("lora_B")
+        if trains is TrainedFactors.AB:
+            assert found[target.name("lora_A")] is low
         if torch.equal(found[high], tensors[high]):
             continue
         changed += 1
         full = target.layer.weight.T if family == "gpt2" else target.layer.weight
-        x = torch.randn(5, 4) @ tensors[low]
-        wanted = (
-            small[target.wire_name](x) + adapter.spec.scaling * x @ (tensors[high] @ tensors[low]).T
-        )
+        x = torch.randn(5, 4) @ low
+        wanted = small[target.wire_name](x) + adapter.spec.scaling * x @ (tensors[high] @ low).T
         bias = 0 if target.layer.bias is None else target.layer.bias
-        got = x @ full.T + bias + adapter.spec.scaling * x @ (found[high] @ tensors[low]).T
+        got = x @ full.T + bias + adapter.spec.scaling * x @ (found[high] @ low).T
         torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4)
         assert target.wire_name.startswith("middle.")
     assert changed

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from offsite.emulator.durable import (
     sha256_of,
     undo_half_exchange,
     write_atomic,
+    write_atomic_parts,
 )
 from offsite.secure.errors import ConfigError, DiskFullError, MachineError, StateLockedError
 
@@ -130,3 +132,19 @@ def test_a_private_folder_where_a_file_is_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(MachineError, match="cannot write"):
         private_folder(tmp_path / "file")
+
+
+def test_parts_are_written_wholly_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    assert (
+        write_atomic_parts(path, (b"one", memoryview(b"two"))) == hashlib.sha256(b"onetwo").digest()
+    )
+    assert path.read_bytes() == b"onetwo"
+
+    def cut() -> Iterator[bytes]:
+        yield b"three"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomic_parts(path, cut())
+    assert path.read_bytes() == b"onetwo" and list(tmp_path.iterdir()) == [path]

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from tests.varied import SANDWICH, SIGNER, tiny_varied
 from transformers import PreTrainedModel
 
-from offsite.emulator.adapters.adapter import AdapterKind, AdapterSpec, make_adapter
+from offsite.emulator.adapters.adapter import AdapterKind, AdapterSpec, TrainedFactors, make_adapter
 from offsite.emulator.build import build_emulator
 from offsite.emulator.bundle.writer import write_bundle
 from offsite.emulator.layer_map import Placement
@@ -16,6 +17,7 @@ from offsite.emulator.tuning_memory import CONSTANT_BYTES, TuningLoad, tuning_by
 
 MakeModel = Callable[..., PreTrainedModel]
 LORA = AdapterSpec(AdapterKind.LORA, rank=4, alpha=8)
+BOTH = replace(LORA, trains=TrainedFactors.AB)
 WHOLE = AdapterSpec(AdapterKind.WHOLE_BLOCK)
 ONE = TuningLoad(micro_batch_tokens=1)
 NONE = TuningLoad(micro_batch_tokens=0)
@@ -46,12 +48,44 @@ def test_weights_adapter_and_tokens_are_counted_as_documented(make_model: MakeMo
     assert estimate(base, ONE) - estimate(base, NONE) == per_token
 
 
-def test_lora_keeps_copies_of_what_goes_in_and_out(make_model: MakeModel) -> None:
+def test_lora_keeps_copies_of_what_goes_out_and_of_what_goes_in_where_a_trains(
+    make_model: MakeModel,
+) -> None:
     base = make_model("llama")
     inputs, outputs = 4 * 32 + 2 * 32 + 64, 32 + 16 + 16 + 32 + 64 + 64 + 32
     frozen = 5 * (2 * (outputs + 64) + 8 * 32) + 96 * 14
     per_token = estimate(base, ONE, LORA) - estimate(base, NONE, LORA)
+    assert per_token == frozen + 2 * 4 * outputs
+    per_token = estimate(base, ONE, BOTH) - estimate(base, NONE, BOTH)
     assert per_token == frozen + 2 * 4 * (inputs + outputs)
+
+
+def test_what_is_kept_for_the_backward_pass_is_what_is_said(make_model: MakeModel) -> None:
+    """Of a block with LoRA, asked of autograd: where A trains its inputs are kept, and only there."""
+    kept = {
+        spec.trains: saved_bytes(make_model("llama", torch.bfloat16), spec) for spec in (LORA, BOTH)
+    }
+    inputs = 4 * 32 + 2 * 32 + 64
+    assert kept[TrainedFactors.AB] - kept[TrainedFactors.B] == 2 * 4 * inputs
+
+
+def saved_bytes(base: PreTrainedModel, spec: AdapterSpec) -> float:
+    """Bytes a token of activations that autograd holds, shared ones once."""
+    emulator = build_emulator(base, SANDWICH, MethodName.UNIFORM_DROP, 1.0)
+    model = emulator.model
+    make_adapter(spec, emulator.layer_map).attach(model)
+    own = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
+    found: dict[int, torch.Tensor] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        if (place := tensor.untyped_storage().data_ptr()) not in own:
+            found[place] = tensor
+        return tensor
+
+    tokens = torch.arange(64)[None] % 96
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        model.model(tokens)
+    return sum(tensor.untyped_storage().nbytes() for tensor in found.values()) / 64
 
 
 def test_what_takes_less_is_stated_as_less(family: str, make_model: MakeModel) -> None:
@@ -70,8 +104,7 @@ def test_lora_in_the_middle_counts_the_attention_alone(make_model: MakeModel) ->
     everywhere = Placement(1, 1, middle_lora=True)
     wide = estimate(base, ONE, LORA, placement=everywhere)
     wide -= estimate(base, NONE, LORA, placement=everywhere)
-    attention = 4 * 32 + (32 + 16 + 16 + 32)
-    assert wide - plain == 3 * 4 * attention
+    assert wide - plain == 3 * 4 * (32 + 16 + 16 + 32)
 
 
 def test_a_release_states_the_load_that_it_was_written_for(tmp_path: Path) -> None:

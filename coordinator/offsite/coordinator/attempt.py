@@ -5,9 +5,10 @@ the same plan, the same seed and, on an engine of ours, the same messages; on st
 forgets them, it is abandoned and the next attempt begins.
 """
 
+import gc
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from flwr.app import Message
@@ -15,8 +16,9 @@ from torch import Tensor
 
 from offsite.coordinator.campaign_parts import Campaign, DurableGrid, group_id
 from offsite.coordinator.mailbox import Phase
-from offsite.coordinator.strategy import instructions, make_strategy
+from offsite.coordinator.strategies.instructions import instructions
 from offsite.coordinator.tables.campaigns import CampaignRow, CampaignState, RoundRow
+from offsite.emulator.heap import give_back_freed_memory
 from offsite.emulator.rounds.flower_internals import SERVER_NODE_ID, set_task_identity
 from offsite.emulator.rounds.instruction import PLAN, TERMS, adapter_digest
 from offsite.emulator.rounds.plan import RoundPlan, sign_plan
@@ -36,16 +38,18 @@ class Attempt:
     row: RoundRow
     plan: RoundPlan
     envelope: envelopes.Envelope
-    adapter: dict[str, Tensor]
-    state: dict[str, Tensor]
+    adapter: Mapping[str, Tensor]
+    state: Mapping[str, Tensor]
 
     @property
     def group_id(self) -> str:
         return group_id(self.row)
 
 
-def open_attempt(campaign: Campaign, row: CampaignRow, round_number: int) -> Attempt:
-    """The attempt that was under way, or a new one."""
+def open_attempt(
+    campaign: Campaign, row: CampaignRow, round_number: int, heard: int | None = None
+) -> Attempt:
+    """The attempt that was under way, or a new one; `heard` as in `CampaignStore.open_round`."""
     opened = campaign.record.store.open_attempt(row.campaign_id)
     if opened is not None and not isinstance(campaign.grid, DurableGrid):
         opened = None  # what was sent before the restart cannot be found again
@@ -53,7 +57,7 @@ def open_attempt(campaign: Campaign, row: CampaignRow, round_number: int) -> Att
         wait_for_clients(campaign, row.campaign_id)
         if opened is None:
             opened = campaign.record.store.open_round(
-                row.campaign_id, round_number, campaign.clock()
+                row.campaign_id, round_number, campaign.clock(), heard
             )
     adapter, state = campaign.record.start(row)
     if opened.plan is not None:
@@ -69,15 +73,24 @@ def open_attempt(campaign: Campaign, row: CampaignRow, round_number: int) -> Att
 
 def wait_for_clients(campaign: Campaign, campaign_id: int) -> None:
     """Returns when enough are there."""
-    wanted = campaign.settings.min_clients
-    seen = -1
-    while (found := len(campaign.eligible())) < wanted:
-        if found != seen:
-            log.info("waiting for clients: %d of %d", found, wanted)
-            campaign.announce(Phase.WAITING, f"{found} of {wanted} clients are there")
-            seen = found
+    said = ""
+    while text := missing_clients(campaign):
+        if text != said:
+            log.info("%s", text)
+            campaign.announce(Phase.WAITING, text)
+            said = text
         campaign.pause(campaign.settings.poll_s)
     campaign.record.store.set_state(campaign_id, CampaignState.RUNNING, campaign.clock())
+
+
+def missing_clients(campaign: Campaign) -> str:
+    """How many of those that a round needs are there, in words; "" if they are enough."""
+    found, wanted = len(campaign.eligible()), campaign.settings.min_clients
+    if found >= wanted:
+        return ""
+    unfit = len(campaign.connected()) - found
+    without = f", without {unfit} that the policy leaves out" if unfit else ""
+    return f"{found} of {wanted} clients are there{without}"
 
 
 def _plan(campaign: Campaign, opened: RoundRow, adapter_sha256: str) -> RoundPlan:
@@ -93,6 +106,7 @@ def _plan(campaign: Campaign, opened: RoundRow, adapter_sha256: str) -> RoundPla
         settings=settings.tuning,
         deadline_unix_s=campaign.clock() + settings.deadline_s,
         seed=int.from_bytes(seed[:7], "big"),
+        proximal_mu=settings.strategy.plan_proximal_mu,
     )
 
 
@@ -109,18 +123,21 @@ def send(campaign: Campaign, attempt: Attempt, asked: Sequence[Asked]) -> list[s
         return found
     set_task_identity(attempt.plan.campaign_id, SERVER_NODE_ID)
     ids = list(grid.push_messages(_messages(campaign, attempt, asked)))
+    # An adapter's worth of arrays, which Flower's records hold in cycles; the sum comes hours later.
+    gc.collect()
+    give_back_freed_memory()
     log.info("round %d: sent %d instructions", attempt.row.round, len(ids))
     return ids
 
 
 def _messages(campaign: Campaign, attempt: Attempt, asked: Sequence[Asked]) -> Iterator[Message]:
-    strategy = make_strategy(campaign.settings.strategy, campaign.settings.server_learning_rate)
+    strategy, number = campaign.settings.strategy, attempt.row.round
     ttl_s = max(attempt.plan.deadline_unix_s - campaign.clock(), 1.0)
     plan = envelopes.to_bytes(attempt.envelope)
     for terms, names in asked:
         config = {PLAN: plan, TERMS: terms}
         nodes = [node_id(name) for name in names]
-        for message in instructions(strategy, attempt.row.round, attempt.adapter, config, nodes):
+        for message in instructions(strategy, number, attempt.adapter, config, nodes):
             message.metadata.group_id = attempt.group_id
             message.metadata.ttl = ttl_s
             yield message

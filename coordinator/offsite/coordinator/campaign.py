@@ -10,12 +10,12 @@ Notable decisions:
   `kill -9` is the normal path: the open attempt is found, its instructions are found on the grid
   and not sent again, and the round is closed once, with the adapter that it made.
 - A file is written before the row that names it; closing a round is one row.
-- An attempt with too few updates is repeated; after `attempts` of them the campaign fails. Run
+- An attempt with too few updates, or too few cohorts for the strategy, is repeated; after `attempts` of them the campaign fails. Run
   again, it goes on from its last closed round with as many attempts more.
 
 Rules: what a client tuned reaches this program in a secure sum and no other way; a client that
 sends what does not fit is logged and left out, the others count. Who is late is left out. The gate
-decides what stays (`standing`).
+decides what stays (`standing`). An order of the owner ends an attempt at any step (`policy.turns`).
 """
 
 import logging
@@ -26,21 +26,28 @@ from torch import Tensor
 
 from offsite.coordinator.attempt import Attempt, open_attempt, send
 from offsite.coordinator.campaign_parts import Campaign
-from offsite.coordinator.campaign_record import (
+from offsite.coordinator.campaign_record import CampaignResult
+from offsite.coordinator.mailbox import Phase
+from offsite.coordinator.policy.turns import Interrupted, Turn, next_turn
+from offsite.coordinator.replies import Replies, collect
+from offsite.coordinator.round_metrics import (
     BASELINE,
     CORRECTED,
     GATE,
     GATE_STDERR,
     GAVE_UP,
     ROLLED_BACK,
-    CampaignResult,
 )
-from offsite.coordinator.mailbox import Phase
-from offsite.coordinator.replies import Replies, collect
 from offsite.coordinator.secure_sums.cohorts import draw_cohorts, forget_attempt
 from offsite.coordinator.standing import Standing
-from offsite.coordinator.strategy import aggregate, begin_round, make_strategy, state_of
-from offsite.coordinator.tables.campaigns import CampaignRow, CampaignState, RoundState
+from offsite.coordinator.strategies.aggregation import aggregate
+from offsite.coordinator.strategies.fit import fewest_cohorts
+from offsite.coordinator.tables.campaigns import (
+    AttemptOverError,
+    CampaignRow,
+    CampaignState,
+    RoundState,
+)
 from offsite.secure.errors import TransportError
 
 log = logging.getLogger(__name__)
@@ -57,28 +64,36 @@ def run_campaign(campaign: Campaign) -> CampaignResult:
     row = campaign.record.open(campaign.clock())
     _withdraw_old_messages(campaign, row)
     baseline = _baseline(campaign, row)
-    while not (now := campaign.record.standing(row, baseline)).is_over(
-        campaign.settings.rounds, campaign.settings.patience
-    ):
-        # (2) Enough clients are there; the round's plan is made and signed.
-        attempt = open_attempt(campaign, row, now.closed + 1)
-        # (3) Cohorts are drawn; instructions go out, configured by the strategy, with the terms of
-        #     the sums. What was drawn and sent before is found.
-        cohorts = draw_cohorts(campaign, attempt)
-        message_ids = send(campaign, attempt, [(c.terms, sorted(c.keys)) for c in cohorts])
-        # (4) Clients tune until all are done or the deadline has passed; each cohort is summed.
-        replies = collect(campaign, attempt, cohorts, message_ids)
-        if replies.survivors < campaign.settings.min_replies:
-            _repeat(campaign, attempt, replies)
-            continue
-        # (5) The strategy makes the next adapter of them.
-        made = _aggregate(campaign, attempt, now, replies)
-        # (6) The adapter is plugged into the full model; the gate keeps it or rolls it back.
-        judged = _judge(campaign, attempt, now, made)
-        # (7) The round is closed: files, then one row.
-        _close(campaign, attempt, judged, replies, baseline)
-    # (8) The best adapter is the result, if it may be released.
+    # (2) Its owner lets the next round begin, it is time, and enough clients are there.
+    while (turn := next_turn(campaign, row, baseline)) is not None:
+        try:
+            _run_attempt(turn, row, baseline)
+        except (Interrupted, AttemptOverError):
+            _withdraw_old_messages(campaign, row)
+    # (9) The best adapter is the result, if it may be released.
     return _end(campaign, row)
+
+
+def _run_attempt(turn: Turn, row: CampaignRow, baseline: float | None) -> None:
+    """One attempt at the next round; it leaves a closed round, or one more attempt that came to nothing."""
+    campaign, now = turn.campaign, turn.now
+    # (3) The round's plan is made and signed.
+    attempt = open_attempt(campaign, row, now.closed + 1, turn.heard)
+    # (4) Cohorts are drawn; instructions go out, configured by the strategy, with the terms of
+    #     the sums. What was drawn and sent before is found.
+    cohorts = draw_cohorts(campaign, attempt)
+    message_ids = send(campaign, attempt, [(c.terms, sorted(c.keys)) for c in cohorts])
+    # (5) Clients tune until all are done or the deadline has passed; each cohort is summed.
+    replies = collect(campaign, attempt, cohorts, message_ids)
+    if _too_few(campaign, replies):
+        _repeat(campaign, attempt, replies)
+        return
+    # (6) The strategy makes the next adapter of them.
+    made = _aggregate(campaign, attempt, now, replies)
+    # (7) The adapter is plugged into the full model; the gate keeps it or rolls it back.
+    judged = _judge(campaign, attempt, now, made)
+    # (8) The round is closed: files, then one row.
+    _close(turn, attempt, judged, replies, baseline)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +124,19 @@ def _baseline(campaign: Campaign, row: CampaignRow) -> float | None:
     return score.acc
 
 
+def _too_few(campaign: Campaign, replies: Replies) -> str:
+    """What an attempt lacks; "" if it counts."""
+    settings = campaign.settings
+    if replies.survivors < settings.min_replies:
+        return f"at least {settings.min_replies} updates, found {replies.survivors}"
+    if len(replies.means) < (fewest := fewest_cohorts(settings.strategy)):
+        name = settings.strategy.name.value
+        return f"at least {fewest} cohorts for {name}, found {len(replies.means)}"
+    return ""
+
+
 def _repeat(campaign: Campaign, attempt: Attempt, replies: Replies) -> None:
-    """Too few updates: the attempt does not count; after the last one the campaign fails."""
+    """Too few: the attempt does not count; after the last one the campaign fails."""
     row, settings, store = attempt.row, campaign.settings, campaign.record.store
     tries = campaign.record.tries(row)
     gives_up = tries >= settings.attempts
@@ -118,9 +144,8 @@ def _repeat(campaign: Campaign, attempt: Attempt, replies: Replies) -> None:
     store.abandon_round(row, counts, campaign.clock())
     forget_attempt(campaign, row)
     reason = (
-        f"round {row.round}: expected at least {settings.min_replies} updates, found"
-        f" {replies.survivors} ({replies.refused} refused, {replies.late} late,"
-        f" {replies.dropped} dropped out)"
+        f"round {row.round}: expected {_too_few(campaign, replies)} ({replies.refused} refused,"
+        f" {replies.late} late, {replies.dropped} dropped out)"
     )
     log.warning("%s; attempt %d of %d", reason, tries, settings.attempts)
     if gives_up:
@@ -131,10 +156,9 @@ def _repeat(campaign: Campaign, attempt: Attempt, replies: Replies) -> None:
 
 def _aggregate(campaign: Campaign, attempt: Attempt, now: Standing, replies: Replies) -> _Made:
     """The next adapter and the strategy's next state."""
-    strategy = make_strategy(campaign.settings.strategy, campaign.settings.server_learning_rate)
-    begin_round(strategy, attempt.adapter, attempt.state)
-    adapter = aggregate(strategy, now.accepted + 1, attempt.adapter, replies.means)
-    return _Made(adapter, state_of(strategy), {})
+    strategy, aggregation = campaign.settings.strategy, now.accepted + 1
+    made = aggregate(strategy, aggregation, attempt.adapter, attempt.state, replies.means)
+    return _Made(made.adapter, made.state, {})
 
 
 def _judge(campaign: Campaign, attempt: Attempt, now: Standing, made: _Made) -> _Made:
@@ -152,16 +176,16 @@ def _judge(campaign: Campaign, attempt: Attempt, now: Standing, made: _Made) -> 
 
 
 def _close(
-    campaign: Campaign, attempt: Attempt, made: _Made, replies: Replies, baseline: float | None
+    turn: Turn, attempt: Attempt, made: _Made, replies: Replies, baseline: float | None
 ) -> None:
-    row, record = attempt.row, campaign.record
+    row, campaign, record = attempt.row, turn.campaign, turn.campaign.record
     name = f"campaign-{row.campaign_id}-round-{row.round}"
     adapter = record.files.write(name, made.adapter)
     state = record.files.write(f"{name}-strategy", made.state) if made.state else None
     metrics = {**made.metrics, **replies.counts()}
     if baseline is not None:
         metrics[BASELINE] = baseline
-    record.store.close_round(row, adapter, state, metrics, campaign.clock())
+    record.store.close_round(row, adapter, state, metrics, campaign.clock(), turn.heard)
     forget_attempt(campaign, row)
     log.info("round %d closed: %s", row.round, _summary(metrics))
 

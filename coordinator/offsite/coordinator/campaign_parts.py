@@ -1,7 +1,7 @@
 """What a campaign works with: settings, release, keys, and the interfaces it is written against."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -9,20 +9,24 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from offsite.coordinator.config import StrategyName
+from offsite.coordinator.config_strategy import StrategySection
 from offsite.coordinator.gate import Gate
 from offsite.coordinator.mailbox import Phase
+from offsite.coordinator.policy.orders import GivenOrder
+from offsite.coordinator.policy.settings import PolicySettings
 from offsite.coordinator.secure_sums.decisions import Decisions
 from offsite.coordinator.secure_sums.result_log import Results
 from offsite.coordinator.secure_sums.settings import SumSettings
-from offsite.coordinator.strategy import SERVER_LEARNING_RATE
 from offsite.coordinator.tables.campaigns import CampaignRow, CampaignState, FileRef, RoundRow
 from offsite.emulator.rounds.plan import TuningSettings
 from offsite.emulator.schema import TensorSpec
 from offsite.secure.identity import IdentityKey, IdentityPublicKey
 
 if TYPE_CHECKING:
+    from flwr.app import Message
+
     from offsite.coordinator.campaign_record import CampaignRecord
+    from offsite.coordinator.secure_sums.secure_sum import Cohort, CohortMean
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +34,7 @@ class CampaignSettings:
     """How many rounds, with whom, and what counts."""
 
     tuning: TuningSettings
-    strategy: StrategyName = StrategyName.FEDAVG
-    server_learning_rate: float = SERVER_LEARNING_RATE
+    strategy: StrategySection = field(default_factory=StrategySection)
     min_clients: int = 2
     min_replies: int = 2
     rounds: int = 3
@@ -45,7 +48,15 @@ class CampaignSettings:
     """Time for tuning; the exchanges after it have their own (`sums.phase_s`)."""
     sums: SumSettings = field(default_factory=SumSettings)
     seed: int = 0
+    policy: PolicySettings = field(default_factory=PolicySettings)
+    leave_s: float = 0.0
+    """When a round goes on without those who are gone (`leases`); 0: at its deadline."""
     poll_s: float = 0.25
+
+    @property
+    def min_cohort(self) -> int:
+        """Clients asked for each sum, at least."""
+        return max(self.policy.min_cohort, self.min_replies)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +95,20 @@ class SecureParts:
     evidence: Path
     """Takes one folder for each sum, and the log of all results."""
     threads: int = 1
+    summing: "Callable[[Campaign, Cohort], CohortSum] | None" = None
+    """How a cohort is summed; None: by the protocol (`SecureSum`). A simulation, whose clients
+    are its own, may add in the clear."""
+
+
+class CohortSum(Protocol):
+    """One cohort's sum, as `replies` uses it."""
+
+    refused: set[str]
+    """Members of whom something was left out."""
+    update_bytes: int
+
+    def add_advertisements(self, replies: "Iterable[tuple[str, Message]]") -> None: ...
+    def mean(self) -> "CohortMean": ...
 
 
 class CampaignStore(Protocol):
@@ -94,7 +119,9 @@ class CampaignStore(Protocol):
     def set_state(
         self, campaign_id: int, state: CampaignState, now_unix_s: float, reason: str = ""
     ) -> None: ...
-    def open_round(self, campaign_id: int, round_number: int, now_unix_s: float) -> RoundRow: ...
+    def open_round(
+        self, campaign_id: int, round_number: int, now_unix_s: float, heard: int | None = None
+    ) -> RoundRow: ...
     def set_plan(self, opened: RoundRow, plan: bytes) -> None: ...
     def close_round(
         self,
@@ -103,12 +130,14 @@ class CampaignStore(Protocol):
         strategy: FileRef | None,
         metrics: Mapping[str, float],
         now_unix_s: float,
+        heard: int | None = None,
     ) -> None: ...
     def abandon_round(
         self, opened: RoundRow, metrics: Mapping[str, float], now_unix_s: float
     ) -> None: ...
     def rounds(self, campaign_id: int) -> list[RoundRow]: ...
     def open_attempt(self, campaign_id: int) -> RoundRow | None: ...
+    def orders(self, campaign_id: int, after: int = 0) -> list[GivenOrder]: ...
 
 
 @runtime_checkable
@@ -117,6 +146,16 @@ class DurableGrid(Protocol):
 
     def find(self, group_id: str) -> list[str]: ...
     def close(self, group_id: str) -> None: ...
+
+
+def everybody_fits(client_id: str) -> str:
+    """For engines whose clients state nothing."""
+    return ""
+
+
+def never_silent(node: int) -> float:
+    """For engines that do not know when they heard of a node."""
+    return 0.0
 
 
 def no_announcement(phase: Phase, reason: str) -> None:
@@ -135,6 +174,10 @@ class Campaign:
     secure: SecureParts
     gate: Gate | None
     announce: Callable[[Phase, str], None] = no_announcement
+    misfit: Callable[[str], str] = everybody_fits
+    """Why a client is not to be asked, by what it states (`policy.eligibility`); "" if it is."""
+    silent_s: Callable[[int], float] = never_silent
+    """How long nothing was heard of a node (`leases`)."""
     clock: Callable[[], float] = time.time
     pause: Callable[[float], None] = time.sleep
 
@@ -148,6 +191,11 @@ class Campaign:
             self.grid.close(group)
 
     def eligible(self) -> list[int]:
+        """Those of the connected that state what the policy wants."""
+        members, there = self.members(), self.connected()
+        return [n for n in there if n in members and not self.misfit(members[n].client_id)]
+
+    def connected(self) -> list[int]:
         """Nodes that are connected and in the directory."""
         return sorted(set(self.grid.get_node_ids()) & self.members().keys())
 

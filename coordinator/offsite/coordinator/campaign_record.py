@@ -4,27 +4,33 @@ import dataclasses
 import enum
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from offsite.coordinator.adapter_files import AdapterFiles
 from offsite.coordinator.campaign_parts import CampaignSettings, CampaignStore, Release
-from offsite.coordinator.standing import ClosedRound, Standing, standing
-from offsite.coordinator.strategy import state_schema
-from offsite.coordinator.tables.campaigns import CampaignRow, CampaignState, RoundRow, RoundState
+from offsite.coordinator.policy.orders import abortion, described
+from offsite.coordinator.round_metrics import (
+    CORRECTED,
+    GATE,
+    GAVE_UP,
+    baseline_of,
+    closed_of,
+    standing_of,
+)
+from offsite.coordinator.standing import Standing
+from offsite.coordinator.strategies.flower_strategies import state_schema
+from offsite.coordinator.tables.campaigns import (
+    INTERRUPTED,
+    CampaignRow,
+    CampaignState,
+    RoundRow,
+)
 from offsite.secure.errors import ConfigError
 
 log = logging.getLogger(__name__)
-
-GATE = "gate_acc"
-GATE_STDERR = "gate_stderr"
-BASELINE = "full_acc"
-ROLLED_BACK = "rolled_back"
-CORRECTED = "corrected"
-GAVE_UP = "gave_up"
-"""Names in a round's metrics that decide something; the others are for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,33 +82,44 @@ class CampaignRecord:
         return closed_of(self.store.rounds(row.campaign_id))
 
     def tries(self, attempt: RoundRow) -> int:
-        """Attempts at this round so far, since the campaign last failed in it."""
-        gave_up = [
-            row.attempt
-            for row in self.store.rounds(attempt.campaign_id)
-            if row.round == attempt.round and GAVE_UP in row.metrics
-        ]
-        return attempt.attempt - max(gave_up, default=0)
+        """Attempts at this round so far, since the campaign last failed in it.
+
+        Those that the owner ended do not count.
+        """
+        attempts = [r for r in self.store.rounds(attempt.campaign_id) if r.round == attempt.round]
+        gave_up = max((r.attempt for r in attempts if GAVE_UP in r.metrics), default=0)
+        return sum(r.attempt > gave_up and INTERRUPTED not in r.metrics for r in attempts)
 
     def baseline(self, row: CampaignRow) -> float | None:
         """The full model's gate, once a round that was judged is closed."""
-        return _baseline_of(self.closed(row))
+        return baseline_of(self.closed(row))
 
     def standing(self, row: CampaignRow, baseline: float | None) -> Standing:
         """Where the campaign stands."""
-        return _standing(self.closed(row), baseline)
+        orders, gain = self.store.orders(row.campaign_id), self.settings.policy.least_gain
+        return standing_of(self.closed(row), orders, baseline, gain)
 
-    def start(self, row: CampaignRow) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Adapter and strategy state that the next round starts from."""
-        closed = self.closed(row)
-        if not closed:
-            return self.untouched(), {}
-        adapter = self._adapter_of(closed[-1])
+    def is_over(self, row: CampaignRow, now: Standing) -> bool:
+        """Whether no further round is to be opened."""
+        if abortion(self.store.orders(row.campaign_id)) is not None:
+            return True
+        return now.is_over(self.settings.rounds, self.settings.patience)
+
+    def start(self, row: CampaignRow) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+        """Adapter and strategy state that the next round starts from, read when asked for."""
+        number = self.standing(row, None).last_round
+        last = next((r for r in self.closed(row) if r.round == number), None)
+        if last is None:
+            return self.release.adapter, {}
+        assert last.adapter is not None  # every closed round has one
+        adapter = self.files.lying(last.adapter, self.release.schema)
         state = state_schema(self.settings.strategy, self.release.schema)
-        file = closed[-1].strategy
-        if file is None or not state:  # none yet, or that of a strategy that was given up
+        if last.strategy is None or not state:
             return adapter, {}
-        return adapter, self.files.read(file, state)
+        if not self.files.fits(last.strategy, state):
+            log.warning("the last round's strategy was another one: this one begins afresh")
+            return adapter, {}
+        return adapter, self.files.lying(last.strategy, state)
 
     def result(self, row: CampaignRow) -> CampaignResult:
         """The best adapter so far, or the untouched one where nothing may be released."""
@@ -110,13 +127,13 @@ class CampaignRecord:
         released = now.may_release(self.settings.tolerance)
         if not released:
             return CampaignResult(
-                row.campaign_id, now, released, self.untouched(), self._reason(now)
+                row.campaign_id, now, released, self.untouched(), self._reason(row, now)
             )
         best = next(r for r in self.closed(row) if r.round == now.best_round)
         is_corrected = CORRECTED in best.metrics if GATE in best.metrics else None
         adapter = self._adapter_of(best)
         return CampaignResult(
-            row.campaign_id, now, released, adapter, self._reason(now), is_corrected
+            row.campaign_id, now, released, adapter, self._reason(row, now), is_corrected
         )
 
     def untouched(self) -> dict[str, Tensor]:
@@ -140,7 +157,12 @@ class CampaignRecord:
         assert closed.adapter is not None  # every closed round has one
         return self.files.read(closed.adapter, self.release.schema)
 
-    def _reason(self, now: Standing) -> str:
+    def _reason(self, row: CampaignRow, now: Standing) -> str:
+        orders = self.store.orders(row.campaign_id)
+        aborted = f"{described(orders)}; " if abortion(orders) is not None else ""
+        return aborted + self._verdict(now)
+
+    def _verdict(self, now: Standing) -> str:
         if not now.may_release(self.settings.tolerance):
             return (
                 "nothing is released: no round came within"
@@ -152,26 +174,6 @@ class CampaignRecord:
             f"round {now.best_round} of {now.closed} is best: gate {_show(now.best_acc)},"
             f" full model {_show(now.baseline)}"
         )
-
-
-def closed_of(rounds: Sequence[RoundRow]) -> list[RoundRow]:
-    """Those that are over and count, in order."""
-    return [attempt for attempt in rounds if attempt.state is RoundState.CLOSED]
-
-
-def standing_of(rounds: Sequence[RoundRow]) -> Standing:
-    """Where a campaign stands, by its rows alone."""
-    closed = closed_of(rounds)
-    return _standing(closed, _baseline_of(closed))
-
-
-def _standing(closed: Sequence[RoundRow], baseline: float | None) -> Standing:
-    rounds = [ClosedRound(r.round, r.metrics.get(GATE), ROLLED_BACK in r.metrics) for r in closed]
-    return standing(baseline, rounds)
-
-
-def _baseline_of(closed: Sequence[RoundRow]) -> float | None:
-    return next((r.metrics[BASELINE] for r in closed if BASELINE in r.metrics), None)
 
 
 def _show(acc: float | None) -> str:

@@ -32,6 +32,7 @@ Overrides = Annotated[
     list[str],
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; may be repeated."),
 ]
+Reason = Annotated[str, typer.Option(help="Why; edges are told, and the history keeps it.")]
 DEFAULT_STATE = Path("coordinator-state")
 
 
@@ -122,8 +123,27 @@ def revoke(
 
 
 @app.command(epilog=EXIT_CODES)
+def receipts(
+    name: Annotated[str, typer.Argument(help="Name of the data owner.")],
+    out: Annotated[Path, typer.Option(help="File for the receipt.")],
+    state: State = DEFAULT_STATE,
+    json: Json = False,
+) -> None:
+    """Write the last receipt for a data owner's privacy ledger, which an auditor compares with it."""
+    from offsite.coordinator.commands.receipts import write_receipt
+
+    write_receipt(state, name, out, Terminal(json))
+
+
+@app.command(epilog=EXIT_CODES)
 def serve(
     stay: Annotated[bool, typer.Option("--stay", help="Go on serving when it has ended.")] = False,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="What carries the rounds: grpc, or flower (default: server.engine of the settings)."
+        ),
+    ] = None,
     state: State = DEFAULT_STATE,
     overrides: Overrides = [],  # noqa: B006
     json: Json = False,
@@ -131,7 +151,77 @@ def serve(
     """Serve the edges and run the campaign; started again, it continues where it stopped."""
     from offsite.coordinator.commands.serve import serve_campaign
 
-    serve_campaign(state, overrides, stay, Terminal(json))
+    chosen = [] if engine is None else [f"server.engine={engine}"]
+    serve_campaign(state, [*overrides, *chosen], stay, Terminal(json))
+
+
+@app.command(epilog=EXIT_CODES)
+def pause(
+    now: Annotated[
+        bool, typer.Option("--now", help="Give up the open attempt; else its round is let end.")
+    ] = False,
+    reason: Reason = "",
+    state: State = DEFAULT_STATE,
+    json: Json = False,
+) -> None:
+    """Let no further round begin until `resume`; edges stay and wait."""
+    from offsite.coordinator.commands.control import give_order
+    from offsite.coordinator.policy.orders import Command, Order
+
+    give_order(state, Order(Command.PAUSE, reason, at_once=now), Terminal(json))
+
+
+@app.command(epilog=EXIT_CODES)
+def resume(state: State = DEFAULT_STATE, json: Json = False) -> None:
+    """Let rounds begin again after `pause`."""
+    from offsite.coordinator.commands.control import give_order
+    from offsite.coordinator.policy.orders import Command, Order
+
+    give_order(state, Order(Command.RESUME), Terminal(json))
+
+
+@app.command(epilog=EXIT_CODES)
+def abort(
+    reason: Annotated[str, typer.Option(help="Why; edges are told.")],
+    state: State = DEFAULT_STATE,
+    json: Json = False,
+) -> None:
+    """End the campaign with what there is; it never goes on, and its result can be exported."""
+    from offsite.coordinator.commands.control import give_order
+    from offsite.coordinator.policy.orders import Command, Order
+
+    give_order(state, Order(Command.ABORT, reason), Terminal(json))
+
+
+@app.command(epilog=EXIT_CODES)
+def rollback(
+    to_round: Annotated[
+        int, typer.Argument(min=0, help="A closed round; 0: the untouched adapter.")
+    ],
+    reason: Reason = "",
+    state: State = DEFAULT_STATE,
+    json: Json = False,
+) -> None:
+    """Go on from an earlier round; nothing is deleted, and rounds are counted on."""
+    from offsite.coordinator.commands.control import give_order
+    from offsite.coordinator.policy.orders import Command, Order
+
+    give_order(state, Order(Command.ROLLBACK, reason, to_round=to_round), Terminal(json))
+
+
+@app.command(epilog=EXIT_CODES)
+def history(
+    campaign: Annotated[int, typer.Option(min=0, help="Its number (0: the newest).")] = 0,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw gate, updates and seconds by round into this SVG.")
+    ] = None,
+    state: State = DEFAULT_STATE,
+    json: Json = False,
+) -> None:
+    """Show every attempt at every round, and every order."""
+    from offsite.coordinator.commands.history import show_history
+
+    show_history(state, campaign, plot, Terminal(json))
 
 
 @app.command(epilog=EXIT_CODES)
@@ -174,6 +264,88 @@ def export(
     from offsite.coordinator.commands.export import export_result
 
     export_result(state, overrides, out, rank, Terminal(json))
+
+
+@app.command(epilog=EXIT_CODES)
+def simulate(
+    data: Annotated[Path, typer.Option(help="Rows to divide, in any format that edges read.")],
+    clients: Annotated[int, typer.Option(min=2, help="Simulated data owners.")] = 100,
+    partition: Annotated[str, typer.Option(help="iid, or dirichlet (by label or length).")] = "iid",
+    alpha: Annotated[
+        float, typer.Option(help="Of dirichlet: the smaller, the more one-sided.")
+    ] = 0.3,
+    by: Annotated[
+        str, typer.Option(help="Of dirichlet: label, length, or the name of a column.")
+    ] = "label",
+    sample: Annotated[int, typer.Option(min=0, help="Clients asked in a round (0: all).")] = 0,
+    rounds: Annotated[int, typer.Option(min=0, help="Rounds (0: as in the settings).")] = 0,
+    strategy: Annotated[
+        str, typer.Option(help="Strategies to compare, with commas (default: the settings').")
+    ] = "",
+    dropout: Annotated[
+        float, typer.Option(help="Probability that a client leaves in the course of a round.")
+    ] = 0.0,
+    stragglers: Annotated[float, typer.Option(help="Share of slow machines.")] = 0.0,
+    step_s: Annotated[
+        float,
+        typer.Option(
+            help="Simulated seconds of a step (0: the median client needs a third of the deadline)."
+        ),
+    ] = 0.0,
+    epsilon: Annotated[
+        float | None, typer.Option(help="Every client tunes privately, up to this epsilon.")
+    ] = None,
+    delta: Annotated[float, typer.Option(help="Beside --epsilon.")] = 1e-5,
+    sums: Annotated[
+        str, typer.Option(help="secure (the protocol), or visible (the same means, faster).")
+    ] = "secure",
+    lora: Annotated[
+        str,
+        typer.Option(
+            help="With visible sums: average, residual, stack, padded or slices (docs/strategies.md)."
+        ),
+    ] = "",
+    ranks: Annotated[
+        str, typer.Option(help="LoRA ranks of the clients in turn, with commas; beside --lora.")
+    ] = "",
+    stack: Annotated[
+        str, typer.Option(help="Clients tuned in one batch: 1, a number, or auto (measured).")
+    ] = "1",
+    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="New folder; default: simulations/<time> in the state.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write the gate by round, SVG.")] = None,
+    state: State = DEFAULT_STATE,
+    overrides: Overrides = [],  # noqa: B006
+    json: Json = False,
+) -> None:
+    """Try rounds, cohort, epsilon and strategies on many simulated clients, in simulated time."""
+    from offsite.coordinator.commands.simulate import SimulateFlags, simulate_campaigns
+
+    flags = SimulateFlags(
+        data=data,
+        clients=clients,
+        partition=partition,
+        alpha=alpha,
+        by=by,
+        sample=sample,
+        rounds=rounds,
+        strategies=strategy,
+        dropout=dropout,
+        stragglers=stragglers,
+        step_s=step_s,
+        epsilon=epsilon,
+        delta=delta,
+        sums=sums,
+        lora=lora,
+        ranks=ranks,
+        stack=stack,
+        seed=seed,
+        out=out,
+        plot=plot,
+    )
+    simulate_campaigns(state, overrides, flags, Terminal(json))
 
 
 def main() -> None:

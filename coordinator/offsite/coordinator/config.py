@@ -3,17 +3,23 @@
 import enum
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated
 
 from offsite.coordinator.addresses import is_address
+from offsite.coordinator.config_leases import LeaseSection
+from offsite.coordinator.config_policy import PolicySection, check_policy
 from offsite.coordinator.config_problems import Problems
+from offsite.coordinator.config_quotas import QuotaSection
 from offsite.coordinator.config_release import (
     AdapterSection,
     EmulatorSection,
     LeakSection,
     SearchSection,
 )
+from offsite.coordinator.config_strategy import StrategySection
 from offsite.coordinator.secure_sums.settings import FULL_WEIGHT, PHASE_S
+from offsite.coordinator.strategies.fit import check_fit
 from offsite.emulator.adapters.adapter import AdapterKind
 from offsite.emulator.rounds.plan import ComputeDtype, TuningSettings
 from offsite.secure import limits
@@ -32,11 +38,11 @@ MAX_SEED = 2**63 - 1
 """What plans, manifests and adapter specs can hold."""
 
 
-class StrategyName(enum.Enum):
-    """Aggregation strategies of Flower that are wired."""
+class EngineName(enum.Enum):
+    """What carries the messages of the rounds."""
 
-    FEDAVG = "fedavg"
-    FEDADAM = "fedadam"
+    GRPC = "grpc"
+    FLOWER = "flower"
 
 
 class Keystream(enum.Enum):
@@ -85,9 +91,14 @@ class CampaignSection:
     clip_norm: Annotated[float, "largest norm of an update, scaled down by the edge (0: any)"] = 0.0
     coordinate_bound: Annotated[float, "largest change of one value, clipped by the edge"] = 1.0
     keystream: Annotated[Keystream, "of the masks: chacha20 or aes256_ctr"] = Keystream.CHACHA20
-    strategy: Annotated[StrategyName, "fedavg or fedadam"] = StrategyName.FEDAVG
-    server_learning_rate: Annotated[float, "step of FedAdam on the server"] = 1e-3
     seed: Annotated[int, "seed of initial LoRA factors and of the order of examples"] = 0
+
+    MOVED_KEYS = MappingProxyType(
+        {
+            "strategy": "strategy.name",
+            "server_learning_rate": "strategy.server_learning_rate",
+        }
+    )
 
     def __post_init__(self) -> None:
         problems = Problems()
@@ -119,7 +130,6 @@ class CampaignSection:
             f"coordinate_bound: expected more than 0, up to {MAX_COORDINATE_BOUND:g}, found "
             f"{self.coordinate_bound}",
         )
-        problems.not_positive("server_learning_rate", self.server_learning_rate)
         problems.outside("seed", self.seed, 0, MAX_SEED)
         problems.report()
 
@@ -149,6 +159,9 @@ class ServerSection:
 
     listen: Annotated[str, "address to bind, HOST:PORT (port 0: any free one)"] = "127.0.0.1:7443"
     advertise: Annotated[str, "address in join tokens, HOST:PORT (empty: as listen)"] = ""
+    engine: Annotated[EngineName, "of the rounds: grpc, or flower (stock Flower, same port)"] = (
+        EngineName.GRPC
+    )
 
     def __post_init__(self) -> None:
         problems = Problems()
@@ -170,10 +183,16 @@ class CoordinatorConfig:
     search: SearchSection = field(default_factory=SearchSection)
     tuning: TuningSettings = field(default_factory=TuningSettings)
     campaign: CampaignSection = field(default_factory=CampaignSection)
+    strategy: StrategySection = field(default_factory=StrategySection)
+    policy: PolicySection = field(default_factory=PolicySection)
     gate: GateSection = field(default_factory=GateSection)
     server: ServerSection = field(default_factory=ServerSection)
+    quotas: QuotaSection = field(default_factory=QuotaSection)
+    leases: LeaseSection = field(default_factory=LeaseSection)
 
     def __post_init__(self) -> None:
+        check_policy(self.policy, self.campaign)
+        check_fit(self.strategy, self.campaign)
         if self.emulator.middle_lora and self.adapter.kind is not AdapterKind.LORA:
             raise ConfigError(
                 "emulator.middle_lora: the compressed blocks can only be tuned by a LoRA; set "

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 from offsite.coordinator.config_problems import Problems
-from offsite.emulator.adapters.adapter import MAX_ALPHA, MAX_RANK, AdapterKind
+from offsite.emulator.adapters.adapter import MAX_ALPHA, MAX_RANK, AdapterKind, TrainedFactors
 from offsite.emulator.bundle.manifest import MAIN, MAX_VARIANTS, VARIANT_NAMES, is_variant_name
 from offsite.emulator.methods.method import MethodName
 from offsite.emulator.packing.packing import Packing
@@ -131,6 +131,11 @@ class AdapterSection:
     kind: Annotated[AdapterKind, "whole_block or lora"] = AdapterKind.WHOLE_BLOCK
     rank: Annotated[int, "rank of LoRA"] = 16
     alpha: Annotated[int, "scale of LoRA (alpha / rank multiplies its output)"] = 32
+    trains: Annotated[
+        TrainedFactors,
+        "of LoRA's product B·A: b (A stays as drawn, so that sums are exact and noise is not "
+        "multiplied) or ab (averages of A and B are biased)",
+    ] = TrainedFactors.B
     correction: Annotated[
         Correction,
         "emulator.middle_lora: correct the LoRA for what compression changed, at plug-in: on, off, "

@@ -9,7 +9,8 @@ Rules it enforces:
 * a reply's metadata are taken from what the coordinator itself wrote (who was asked, in which
   round), never from the reply;
 * a reply that cannot be read becomes a Flower `Error`, so that one client cannot stop a round;
-* what was pulled can be pulled again.
+* what was pulled can be pulled again;
+* a large array of a reply stays on the disk until somebody reads it (`stored_array`).
 """
 
 import itertools
@@ -24,6 +25,7 @@ from typing import Final
 from flwr.app import Error, Message, Metadata, RecordDict
 from flwr.serverapp import Grid
 
+from offsite.coordinator.leases import GONE_S
 from offsite.coordinator.mailbox import Mailbox, Outgoing
 from offsite.coordinator.store import Store
 from offsite.coordinator.tables.clients import ClientStatus
@@ -37,12 +39,12 @@ from offsite.emulator.rounds.flower_internals import (
     message_with_metadata,
     set_task_identity,
 )
-from offsite.emulator.rounds.messages import message_from_bytes, message_to_bytes
+from offsite.emulator.rounds.messages import message_from_file, message_to_parts
 from offsite.secure import limits
 from offsite.secure.errors import ConfigError, PeerError
 from offsite.secure.names import node_id
 
-PRESENCE_S: Final = 90.0
+PRESENCE_S: Final = GONE_S
 """A client counts as there if it was heard from so recently; while it tunes it reports in too."""
 UNREADABLE_REPLY: Final = 4
 """Flower's code for "reply message unavailable"."""
@@ -135,7 +137,7 @@ class GrpcGrid(Grid):
             row = self._mailbox.get(message_id)
             path = None if row is None else self._mailbox.reply_path(row)
             if row is not None and path is not None:
-                yield _reply(row, _read(path))
+                yield _reply(row, path)
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -183,7 +185,7 @@ class GrpcGrid(Grid):
             yield Outgoing(
                 message_id=message.metadata.message_id,
                 client_id=client.client_id,
-                data=message_to_bytes(message),
+                parts=message_to_parts(message),
                 deadline_unix_s=message.metadata.created_at + message.metadata.ttl,
                 most_reply_bytes=self._most_reply_bytes(message),
             )
@@ -193,17 +195,12 @@ class GrpcGrid(Grid):
         return any(row is not None and self._mailbox.is_open(row) for row in rows)
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise unreadable(path, error) from error
-
-
-def _reply(row: MessageRow, data: bytes) -> Message:
+def _reply(row: MessageRow, path: Path) -> Message:
     """The reply to `row`, with metadata that say what the coordinator knows."""
     try:
-        found = message_from_bytes(data)
+        found = message_from_file(path)
+    except OSError as error:
+        raise unreadable(path, error) from error
     except PeerError as error:
         _log.warning("reply of client %s cannot be read: %s", row.client_id, error)
         reason = f"the reply of {row.client_id} cannot be read"

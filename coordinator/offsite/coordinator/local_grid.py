@@ -88,8 +88,11 @@ class LocalGrid(Grid):
         """The replies, computed now where they were not yet; read one by one."""
         wanted = [i for i in message_ids if i in self._instructions]
         missing = [i for i in wanted if i not in self._replies]
-        with ThreadPoolExecutor(self._threads) as pool:
-            self._replies.update(zip(missing, pool.map(self._answer, missing), strict=True))
+        if self._threads == 1:
+            self._replies.update((i, self._answer(i)) for i in missing)
+        else:
+            with ThreadPoolExecutor(self._threads) as pool:
+                self._replies.update(zip(missing, pool.map(self._answer, missing), strict=True))
         return (message_from_bytes(self._replies[i]) for i in wanted)
 
     def send_and_receive(

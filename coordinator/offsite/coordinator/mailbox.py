@@ -18,7 +18,6 @@ Rules it enforces:
 """
 
 import enum
-import hashlib
 import logging
 import threading
 import time
@@ -27,7 +26,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from offsite.coordinator.spool import ReplyFile, Spool, Upload, check_digest
+from offsite.coordinator.policy.eligibility import Eligibility, Facts
+from offsite.coordinator.spool import ReplyFile, Spool, StoredFile, Upload, check_digest
 from offsite.coordinator.store import Store
 from offsite.coordinator.tables.messages import MessageRow
 from offsite.secure.errors import ExpiredError, PeerError
@@ -42,6 +42,7 @@ class Phase(enum.Enum):
     RUNNING = enum.auto()
     ENDED = enum.auto()
     FAILED = enum.auto()
+    PAUSED = enum.auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +55,12 @@ class CampaignStatus:
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """An instruction to be posted: serialised, with the id that is inside `data`."""
+    """An instruction to be posted: serialised in parts, with the id that is inside them."""
 
     message_id: str
     client_id: str
-    data: bytes
+    parts: Iterable[bytes | memoryview]
+    """Taken once, one by one."""
     deadline_unix_s: float
     most_reply_bytes: int
     """A larger reply is refused before a byte of it is taken."""
@@ -68,10 +70,18 @@ class Mailbox:
     """Messages of the rounds on this coordinator. Safe to call from any thread; calls may block
     for a disk flush, so an event loop calls them through `asyncio.to_thread`."""
 
-    def __init__(self, store: Store, spool: Spool, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        store: Store,
+        spool: Spool,
+        clock: Callable[[], float] = time.time,
+        eligibility: Eligibility | None = None,
+    ) -> None:
+        """`eligibility`: what clients must state to be asked; None: nothing."""
         self._store = store
         self._spool = spool
         self._clock = clock
+        self._eligibility = eligibility or Eligibility()
         self._lock = threading.Lock()
         self._listeners: dict[str, set[Callable[[], None]]] = {}
         self._status = CampaignStatus(Phase.WAITING)
@@ -86,14 +96,18 @@ class Mailbox:
         The messages are taken one by one, so a generator keeps a single one in memory.
         """
         rows: list[MessageRow] = []
+        begun: list[str] = []
         try:
             for message in messages:
-                rows.append(_row(run_id, group_id, message, self._clock()))
-                self._spool.write_instruction(message.message_id, message.data)
+                begun.append(message.message_id)
+                stored = self._spool.write_instruction(message.message_id, message.parts)
+                rows.append(_row(run_id, group_id, message, stored, self._clock()))
             self._store.messages.add(rows)
         except BaseException:
-            for row in rows:
-                self._spool.erase(row.message_id)
+            # An interrupt may come after the rows were written: then the messages count.
+            for message_id in begun:
+                if self._store.messages.get(message_id) is None:
+                    self._spool.erase(message_id)
             raise
         for row in rows:
             self._ring(row.client_id)
@@ -154,9 +168,18 @@ class Mailbox:
         with self._lock:
             self._told.add(client_id)
 
-    def heard_from(self, client_id: str, doing: str) -> None:
-        """Notes that a client is there, and what it says it does."""
+    def heard_from(self, client_id: str, doing: str, facts: Facts | None = None) -> None:
+        """Notes that a client is there, what it says it does, and what it states of itself."""
         self._store.clients.touch(client_id, doing, self._clock())
+        if facts is not None:
+            self._store.clients.state_facts(client_id, facts)
+
+    def misfit(self, client_id: str) -> str:
+        """Why a client is not to be asked, by what it stated; "" if it is."""
+        if self._eligibility.asks_nothing:
+            return ""
+        row = self._store.clients.get(client_id)
+        return self._eligibility.why_not(Facts() if row is None else row.facts)
 
     def next_instruction(self, client_id: str) -> MessageRow | None:
         """The oldest instruction to a client that is still open."""
@@ -280,14 +303,16 @@ class Mailbox:
                 self._spool.erase(message_id)
 
 
-def _row(run_id: int, group_id: str, message: Outgoing, now_unix_s: float) -> MessageRow:
+def _row(
+    run_id: int, group_id: str, message: Outgoing, stored: StoredFile, now_unix_s: float
+) -> MessageRow:
     return MessageRow(
         message_id=message.message_id,
         run_id=run_id,
         group_id=group_id,
         client_id=message.client_id,
-        size_bytes=len(message.data),
-        sha256=hashlib.sha256(message.data).digest(),
+        size_bytes=stored.size_bytes,
+        sha256=stored.sha256,
         created_unix_s=now_unix_s,
         deadline_unix_s=message.deadline_unix_s,
         most_reply_bytes=message.most_reply_bytes,

@@ -225,7 +225,8 @@ class Yardstick:
 def spec_of(config: CoordinatorConfig) -> AdapterSpec:
     """The adapter of the settings."""
     section = config.adapter
-    return AdapterSpec(section.kind, section.rank, section.alpha, config.campaign.seed)
+    seed = config.campaign.seed
+    return AdapterSpec(section.kind, section.rank, section.alpha, seed, section.trains)
 
 
 def budget_of(leak: LeakSection) -> LeakBudget:

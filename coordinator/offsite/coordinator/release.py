@@ -54,6 +54,7 @@ def settings_unlike(config: CoordinatorConfig, manifest: Manifest) -> list[str]:
             ("adapter.kind", adapter.kind, manifest.adapter.kind),
             ("adapter.rank", adapter.rank, manifest.adapter.rank),
             ("adapter.alpha", adapter.alpha, manifest.adapter.alpha),
+            ("adapter.trains", adapter.trains, manifest.adapter.trains),
         )
         if wanted != made
     ]

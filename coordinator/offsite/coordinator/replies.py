@@ -7,10 +7,12 @@ through or because one of them cheated, is logged and lost; the others count.
 Rules: a client counts if it was asked for this round and is still in the directory. Of three or more cohorts, one whose
 mean has a norm of more than `MOST_TIMES_MEDIAN` times the lower median of the round's is refused
 and logged: with the same settings and the same start, honest means differ far less. Of two nobody
-can say which one is the odd one, and inside a cohort nobody sees anything.
+can say which one is the odd one, and inside a cohort nobody sees anything. A robust strategy is given
+all of them: it compares them itself, and with a cohort fewer than it needs no round would count.
 """
 
 import logging
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,10 +23,13 @@ from flwr.app import Message
 
 from offsite.coordinator.attempt import Attempt
 from offsite.coordinator.campaign_parts import Campaign
+from offsite.coordinator.leases import Patience
 from offsite.coordinator.pulling import pulled
 from offsite.coordinator.secure_sums.secure_sum import Cohort, CohortMean, SecureSum
-from offsite.coordinator.strategy import CohortUpdate
+from offsite.coordinator.strategies.cohort_update import CohortUpdate
+from offsite.coordinator.strategies.fit import ROBUST
 from offsite.emulator.rounds.vector import from_vector
+from offsite.secure.aggregation.fixed_point import Values
 from offsite.secure.errors import PeerError, PolicyError
 from offsite.secure.names import node_id
 
@@ -32,6 +37,7 @@ log = logging.getLogger(__name__)
 
 MOST_TIMES_MEDIAN = 10.0
 FEWEST_TO_COMPARE = 3
+_NORM_VALUES = 1 << 18
 
 
 @dataclass(slots=True)
@@ -87,7 +93,8 @@ def collect(
             means.append((cohort, mean))
     replies.secure_s = monotonic() - started
     # (3) Without the cohorts that stand out.
-    for cohort, mean in _without_outliers(means, replies):
+    is_robust = campaign.settings.strategy.name in ROBUST
+    for cohort, mean in means if is_robust else _without_outliers(means, replies):
         schema = campaign.record.release.schema
         weight = mean.mean.total_weight * campaign.settings.sums.full_weight
         update = CohortUpdate(cohort.sum_id, from_vector(mean.mean.values, schema), weight)
@@ -107,8 +114,14 @@ def _tuned(
     asked = {node_id(name): (cohort, name) for cohort in cohorts for name in cohort.keys}
     found: dict[str, list[tuple[str, Message]]] = {}
     answered = 0
-    poll_s = campaign.settings.poll_s
-    for reply in pulled(campaign, attempt.plan.deadline_unix_s, message_ids, poll_s):
+    poll_s, least = campaign.settings.poll_s, campaign.settings.min_replies
+    patience = Patience(campaign.settings.leave_s, campaign.silent_s)
+
+    def is_over() -> bool:
+        has_enough = all(len(found.get(c.sum_id, ())) >= least for c in cohorts)
+        return patience.is_over(asked.keys(), has_enough)
+
+    for reply in pulled(campaign, attempt.plan.deadline_unix_s, message_ids, poll_s, is_over):
         answered += 1
         node = reply.metadata.src_node_id
         try:
@@ -120,6 +133,9 @@ def _tuned(
         del asked[node]  # one reply of each
         found.setdefault(cohort.sum_id, []).append((name, reply))
     replies.late = len(message_ids) - answered
+    if replies.late and campaign.clock() < attempt.plan.deadline_unix_s:
+        gone = ", ".join(sorted(name for _, name in asked.values()))
+        log.info("round %d goes on without %s: gone", attempt.row.round, gone)
     return found
 
 
@@ -137,7 +153,7 @@ def _mean(
     campaign: Campaign, cohort: Cohort, tuned: list[tuple[str, Message]], replies: Replies
 ) -> CohortMean | None:
     """The mean of one cohort; None if it came to nothing."""
-    made = SecureSum(campaign, cohort)
+    made = (campaign.secure.summing or SecureSum)(campaign, cohort)
     mean, reason = None, ""
     try:
         made.add_advertisements(tuned)
@@ -157,7 +173,7 @@ def _without_outliers(
     means: list[tuple[Cohort, CohortMean]], replies: Replies
 ) -> Iterator[tuple[Cohort, CohortMean]]:
     """Those whose norm is not far from what is usual in the round."""
-    norms = [float(np.linalg.norm(mean.mean.values.astype(np.float64))) for _, mean in means]
+    norms = [norm_of(mean.mean.values) for _, mean in means]
     is_compared = len(means) >= FEWEST_TO_COMPARE
     most = MOST_TIMES_MEDIAN * statistics.median_low(norms) if is_compared else float("inf")
     for (cohort, mean), norm in zip(means, norms, strict=True):
@@ -173,3 +189,12 @@ def _without_outliers(
             most,
             norm,
         )
+
+
+def norm_of(values: Values) -> float:
+    """The L2 norm of a vector, in fp64, with little of it in fp64 at a time."""
+    total = 0.0
+    for start in range(0, len(values), _NORM_VALUES):
+        piece = values[start : start + _NORM_VALUES].astype(np.float64)
+        total += float(np.dot(piece, piece))
+    return math.sqrt(total)

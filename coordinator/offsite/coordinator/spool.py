@@ -25,7 +25,7 @@ import os
 import re
 import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -49,6 +49,14 @@ def check_digest(sha256: bytes) -> None:
     """
     if len(sha256) != 32:
         raise PeerError(f"expected a SHA-256 of 32 bytes, found {len(sha256)}")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """What was written."""
+
+    size_bytes: int
+    sha256: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,18 +158,25 @@ class Spool:
         """Where the complete reply to `message_id` lies, if there is one."""
         return self._folder(message_id) / "reply"
 
-    def write_instruction(self, message_id: str, data: bytes) -> None:
-        """Stores an instruction; it is on the disk when this returns."""
+    def write_instruction(
+        self, message_id: str, parts: Iterable[bytes | memoryview]
+    ) -> StoredFile:
+        """Stores an instruction, part by part; it is on the disk when this returns."""
         folder = self._folder(message_id)
-        part = folder / "instruction.part"
-        with _explained(self.folder, len(data)):
+        path, digest, size = folder / "instruction.part", hashlib.sha256(), 0
+        with _explained(self.folder, 0):
             folder.mkdir(parents=True, exist_ok=True)
-            with part.open("wb", buffering=0) as file:
-                _write_at(file.fileno(), data, 0)
+            with path.open("wb", buffering=0) as file:
+                for part in parts:
+                    with _explained(self.folder, len(part)):
+                        _write_at(file.fileno(), part, size)
+                    digest.update(part)
+                    size += len(part)
                 os.fsync(file.fileno())
-            part.rename(folder / "instruction")
+            path.rename(folder / "instruction")
             sync_folder(folder)
             sync_folder(self.folder)
+        return StoredFile(size, digest.digest())
 
     def stored_bytes(self, message_id: str, sha256: bytes, size_bytes: int | None = None) -> int:
         """How many bytes of the reply with this digest are stored and not yet complete.
@@ -276,7 +291,7 @@ def _hash_up_to(descriptor: int, size_bytes: int, digest: "hashlib._Hash") -> No
         position += len(data)
 
 
-def _write_at(descriptor: int, data: bytes, position: int) -> None:
+def _write_at(descriptor: int, data: bytes | memoryview, position: int) -> None:
     """Writes all of `data`; one call may take less than it was given."""
     view = memoryview(data)
     while view:

@@ -1,11 +1,14 @@
-"""Where a campaign stands, computed from its closed rounds alone.
+"""Where a campaign stands, computed from its closed rounds and its owner's rollbacks alone.
 
 The gate is the accuracy of the plugged-in full model on the owner's questions. Rules:
 
 - a round whose gate falls below that of the adapter it started from, by more than the tolerance,
   is rolled back: the next round starts from the same adapter again;
 - the best accepted round is what counts in the end;
-- `patience` rounds in a row without a new best gate end the campaign;
+- `patience` rounds in a row whose gate gains less than `least_gain` over the last one that did end
+  the campaign; small gains add up;
+- after a rollback by the owner all is as it was after that round, but that rounds are counted on:
+  what edges tuned was tuned, and no round is numbered twice;
 - nothing is released that is worse than the full model by more than the tolerance.
 
 Nothing here is remembered between rounds, so a restarted campaign cannot disagree with one that
@@ -13,7 +16,7 @@ was never stopped.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _ROUNDING = 1e-9
 """Accuracies are fractions; equal ones may differ in the last bit."""
@@ -26,6 +29,14 @@ class ClosedRound:
     number: int
     acc: float | None
     rolled_back: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """The owner's word, after so many rounds, to go on from an earlier one; 0: from the start."""
+
+    after_round: int
+    to_round: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +53,10 @@ class Standing:
     """0: no round was accepted, the adapter is untouched."""
     best_acc: float | None
     rounds_without_gain: int
+    mark: float | None
+    """Gate that a round has to gain upon: that of the last one that did, or the full model's."""
+    last_round: int
+    """The round whose adapter the next one starts from; 0: the untouched one."""
 
     def regresses(self, acc: float, tolerance: float) -> bool:
         """Whether a round with this gate must be rolled back."""
@@ -60,40 +75,43 @@ class Standing:
         return self.closed >= rounds or 0 < patience <= self.rounds_without_gain
 
 
-def standing(baseline: float | None, rounds: Sequence[ClosedRound]) -> Standing:
-    """The standing after `rounds`, in order."""
-    now = Standing(baseline, 0, 0, baseline, 0, None, 0)
+def standing(
+    baseline: float | None,
+    rounds: Sequence[ClosedRound],
+    rollbacks: Sequence[Rollback] = (),
+    least_gain: float = 0.0,
+) -> Standing:
+    """The standing after `rounds` and `rollbacks`, both in order."""
+    now = Standing(baseline, 0, 0, baseline, 0, None, 0, baseline, 0)
+    known = {0: now}
     for closed in rounds:
-        now = _after(now, closed)
+        now = known[closed.number] = _after(now, closed, least_gain)
+        for rollback in rollbacks:
+            if rollback.after_round == closed.number:
+                now = replace(known[rollback.to_round], closed=now.closed, rounds_without_gain=0)
     return now
 
 
-def _after(before: Standing, closed: ClosedRound) -> Standing:
+def _after(before: Standing, closed: ClosedRound, least_gain: float) -> Standing:
+    counted = replace(before, closed=before.closed + 1, last_round=closed.number)
     if closed.rolled_back:
-        return Standing(
-            before.baseline,
-            before.closed + 1,
-            before.accepted,
-            before.acc,
-            before.best_round,
-            before.best_acc,
-            before.rounds_without_gain + 1,
-        )
+        return replace(counted, rounds_without_gain=before.rounds_without_gain + 1)
     is_best = closed.acc is None or before.best_acc is None or closed.acc > before.best_acc
-    return Standing(
-        before.baseline,
-        before.closed + 1,
-        before.accepted + 1,
-        closed.acc,
-        closed.number if is_best else before.best_round,
-        closed.acc if is_best else before.best_acc,
-        0 if _gains(before, closed) else before.rounds_without_gain + 1,
+    gains = _gains(before, closed, least_gain)
+    return replace(
+        counted,
+        accepted=before.accepted + 1,
+        acc=closed.acc,
+        best_round=closed.number if is_best else before.best_round,
+        best_acc=closed.acc if is_best else before.best_acc,
+        rounds_without_gain=0 if gains else before.rounds_without_gain + 1,
+        mark=closed.acc if gains else before.mark,
     )
 
 
-def _gains(before: Standing, closed: ClosedRound) -> bool:
-    """Whether the gate is better than the full model's and than that of every round so far."""
-    if closed.acc is None:
+def _gains(before: Standing, closed: ClosedRound, least_gain: float) -> bool:
+    """Whether the gate is better than the mark, and by enough."""
+    if closed.acc is None or before.mark is None:
         return True
-    so_far = [acc for acc in (before.baseline, before.best_acc) if acc is not None]
-    return all(closed.acc > acc + _ROUNDING for acc in so_far)
+    gain = closed.acc - before.mark
+    return gain > _ROUNDING and gain >= least_gain - _ROUNDING

@@ -5,6 +5,8 @@ from offsite.coordinator.campaign_parts import CampaignSettings, Release
 from offsite.coordinator.campaign_record import CampaignRecord, CampaignResult
 from offsite.coordinator.config import CoordinatorConfig
 from offsite.coordinator.secure_sums.settings import SumSettings
+from offsite.coordinator.stored_tensors import first_adapter
+from offsite.coordinator.strategies.fit import refuse_hidden_updates
 from offsite.coordinator.workspace import Workspace
 from offsite.emulator.bundle.bundle import Bundle
 from offsite.secure.errors import ConfigError
@@ -14,19 +16,23 @@ def record_of(workspace: Workspace, bundle: Bundle) -> CampaignRecord:
     """What is written down of the campaign with this release."""
     return CampaignRecord(
         settings=settings_of(workspace.config),
-        release=Release(bundle.digest, bundle.adapter_schema, bundle.load_adapter()),
+        release=Release(bundle.digest, bundle.adapter_schema, first_adapter(bundle)),
         store=workspace.store.campaigns,
         files=AdapterFiles(workspace.state.root),
     )
 
 
 def settings_of(config: CoordinatorConfig) -> CampaignSettings:
-    """The campaign's part of the settings."""
+    """The campaign's part of the settings.
+
+    Raises:
+        ConfigError: they ask for what only a simulation can do.
+    """
+    refuse_hidden_updates(config.strategy)
     section = config.campaign
     return CampaignSettings(
         tuning=config.tuning,
-        strategy=section.strategy,
-        server_learning_rate=section.server_learning_rate,
+        strategy=config.strategy,
         min_clients=section.min_clients,
         min_replies=section.min_replies,
         rounds=section.rounds,
@@ -42,6 +48,8 @@ def settings_of(config: CoordinatorConfig) -> CampaignSettings:
             phase_s=section.phase_s,
         ),
         seed=section.seed,
+        policy=config.policy.settings,
+        leave_s=config.leases.leave_s,
     )
 
 

@@ -9,6 +9,7 @@ Rule: a peer never speaks for this machine or its user, so no MachineError or Co
 side is ever the coordinator's doing.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -20,6 +21,8 @@ from offsite.edge_client.state import EdgeState
 from offsite.secure import certificates, errors, limits, names
 from offsite.secure.errors import (
     ERROR_KEY,
+    RETRY_KEY,
+    BusyError,
     IdentityError,
     OffsiteError,
     PeerError,
@@ -29,6 +32,8 @@ from offsite.secure.errors import (
 from offsite.secure.token import JoinToken
 
 KEEPALIVE_TIMEOUT_S: Final = 10.0
+MOST_RETRY_AFTER_S: Final = 60.0
+"""The longest pause that a coordinator may ask for at a time."""
 
 # By name, as the coordinator may send them.
 _ERRORS: Final = {
@@ -82,12 +87,25 @@ def error_of(error: grpc.RpcError) -> OffsiteError:
     if not isinstance(error, grpc.Call):
         return TransportError(f"the call to the coordinator failed: {error}")
     details = error.details() or ""
-    raised = dict(error.trailing_metadata() or ()).get(ERROR_KEY)
+    metadata = dict(error.trailing_metadata() or ())
+    raised = metadata.get(ERROR_KEY)
+    if raised == BusyError.__name__:
+        retry_after_s = _seconds(metadata.get(RETRY_KEY))
+        return BusyError(f"the coordinator answered: {details}", retry_after_s)
     if isinstance(raised, str) and raised in _ERRORS:
         return _ERRORS[raised](f"the coordinator answered: {details}")
     if raised is not None:  # no class that the coordinator may choose
         return TransportError(f"the coordinator could not answer: {details}")
     return _untold_error(error.code(), details)
+
+
+def _seconds(text: str | bytes | None) -> float:
+    """What the coordinator says, within bounds: it may not make this edge wait for ever."""
+    try:
+        seconds = float(text or limits.RETRY_BASE_S)
+    except ValueError:
+        return limits.RETRY_BASE_S
+    return min(max(seconds, 0.0), MOST_RETRY_AFTER_S) if math.isfinite(seconds) else 0.0
 
 
 def _untold_error(code: grpc.StatusCode, details: str) -> OffsiteError:

@@ -82,6 +82,12 @@ def join(
         float | None,
         typer.Option(help="The most that one campaign may spend; kept (at first: what is left)."),
     ] = None,
+    no_campaign_epsilon: Annotated[
+        bool,
+        typer.Option(
+            "--no-campaign-epsilon", help="One campaign may spend whatever is left; kept."
+        ),
+    ] = False,
     person_column: Annotated[
         str | None,
         typer.Option(
@@ -118,6 +124,15 @@ def join(
             "first: 0)."
         ),
     ] = None,
+    tell: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHAT",
+            help="What the coordinator may know of this machine, for campaigns that ask only edges "
+            "with enough of it: nothing, memory, examples, or memory,examples; kept (at first: "
+            "nothing). Not examples beside --epsilon.",
+        ),
+    ] = None,
     inspect_only: Annotated[
         bool, typer.Option("--inspect-only", help="Enrol, fetch and verify, then stop.")
     ] = False,
@@ -129,7 +144,8 @@ def join(
     Started again with the same token and state folder it continues where it stopped.
     """
     from offsite.edge_client.attack.choice import AttackWish
-    from offsite.edge_client.commands.join import JoinRequest, PrivacyWish, join_campaign
+    from offsite.edge_client.commands.join import JoinRequest, join_campaign
+    from offsite.edge_client.privacy.limit import PrivacyWish
 
     request = JoinRequest(
         token,
@@ -141,8 +157,9 @@ def join(
         least_cohort,
         most_norm,
         most_coordinate,
-        PrivacyWish(epsilon, delta, campaign_epsilon, person_column),
+        PrivacyWish(epsilon, delta, campaign_epsilon, person_column, no_campaign_epsilon),
         AttackWish.of(attack, no_attack, attack_held_out, allowed_advantage, planted_secrets),
+        tell,
     )
     join_campaign(request, Terminal(json))
 
@@ -173,8 +190,21 @@ def inspect(
 @app.command(epilog=EXIT_CODES)
 def plan(
     data: Annotated[Path, typer.Option(help="Your data: JSONL, CSV or Parquet.")],
-    epsilon: Annotated[float, typer.Option(help="The most that may be spent, ever.")] = 8.0,
-    delta: Annotated[float, typer.Option(help="The chance that epsilon fails.")] = 1e-5,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(help="The most that may be spent, ever (default: your limit, or 8)."),
+    ] = None,
+    delta: Annotated[
+        float | None,
+        typer.Option(help="The chance that epsilon fails (default: your limit's, or 1e-5)."),
+    ] = None,
+    campaign_epsilon: Annotated[
+        float | None,
+        typer.Option(help="The most that one campaign may spend (default: as your limit says)."),
+    ] = None,
+    no_campaign_epsilon: Annotated[
+        bool, typer.Option("--no-campaign-epsilon", help="One campaign may spend what is left.")
+    ] = False,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of the campaign.")] = 3,
     steps: Annotated[int, typer.Option(min=1, help="Steps of a round.")] = 30,
     batch: Annotated[int, typer.Option(min=1, help="Rows of a step, on average.")] = 16,
@@ -184,12 +214,15 @@ def plan(
     state: State = DEFAULT_STATE,
     json: Json = False,
 ) -> None:
-    """Show what an epsilon would mean for your data: noise, signal, time. Nothing is spent or sent."""
-    from offsite.edge_client.commands.plan import PlanRequest, show_plan
-    from offsite.edge_client.privacy.limit import PrivacyLimit
+    """Show what an epsilon would mean for your data: noise, signal, time. Nothing is spent or sent.
 
-    limit = PrivacyLimit(epsilon, delta, None, person_column)
-    show_plan(PlanRequest(data, state, limit, rounds, steps, batch), Terminal(json))
+    What your ledger says was spent before counts, and so do rows that the attack holds out.
+    """
+    from offsite.edge_client.commands.plan import PlanRequest, show_plan
+    from offsite.edge_client.privacy.limit import PrivacyWish
+
+    wish = PrivacyWish(epsilon, delta, campaign_epsilon, person_column, no_campaign_epsilon)
+    show_plan(PlanRequest(data, state, wish, rounds, steps, batch), Terminal(json))
 
 
 @app.command(epilog=EXIT_CODES)

@@ -42,9 +42,9 @@ from offsite.edge_client.privacy.private_rounds import UNIFORM, PrivateRounds
 from offsite.edge_client.privacy.unit_examples import UnitExamples
 from offsite.edge_client.secure_rounds import SecureRounds
 from offsite.edge_client.task import Task
-from offsite.edge_client.tuning import Callbacks, tune
+from offsite.edge_client.tuning import Callbacks, Tune, tune
 from offsite.edge_client.tuning_room import room_warnings
-from offsite.edge_client.workbench import Examples, Workbench
+from offsite.edge_client.workbench import Examples, Warm, Workbench
 from offsite.emulator.bundle.bundle import Bundle
 from offsite.emulator.durable import FOLDER_MODE, machine_errors
 from offsite.emulator.progress import Report, silent
@@ -85,11 +85,17 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where it runs; ``threads`` 0 leaves torch's setting, ``device`` None chooses."""
+    """Where it runs; ``threads`` 0 leaves torch's setting, ``device`` None chooses.
+
+    ``warm`` and ``tune`` are for many clients in one process: the emulator that they share, and
+    another loop than the one that tunes one client at a time.
+    """
 
     device: torch.device | None = None
     threads: int = 0
     limits: EdgeLimits = field(default_factory=EdgeLimits)
+    warm: Warm | None = None
+    tune: Tune = field(default_factory=lambda: tune)  # looked up when it is made
 
 
 def build_client_app(
@@ -114,8 +120,8 @@ def build_client_app(
     if machine.threads:
         torch.set_num_threads(machine.threads)
     device = machine.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    workbench = Workbench(bundle, data, device, listener.status, listener.progress)
-    rounds = _Rounds(workbench, secure, privacy, attack, work_folder, listener, machine.limits)
+    workbench = Workbench(bundle, data, device, listener.status, listener.progress, machine.warm)
+    rounds = _Rounds(workbench, secure, privacy, attack, work_folder, listener, machine)
     app = ClientApp()
     app.train()(rounds.answer)
     for action in Action:
@@ -133,7 +139,7 @@ class _Rounds:
     attack: AttackRounds | None
     work_folder: Path
     listener: Listener
-    edge_limits: EdgeLimits
+    machine: Machine
 
     def answer(self, message: Message, context: Context) -> Message:
         """The edge's part of one round.
@@ -171,7 +177,7 @@ class _Rounds:
         bundle, now_unix_s = self.workbench.bundle, self.secure.clock()
         signed = read_plan(message, self.secure.trust.coordinator_key, now_unix_s)
         plan = signed.plan
-        self.edge_limits.check(plan, now_unix_s)
+        self.machine.limits.check(plan, now_unix_s)
         # Before the adapter, which is of the plan's release too and may have another schema.
         if plan.bundle_sha256 != bundle.release_digest.hex():
             raise StaleReleaseError(
@@ -216,7 +222,7 @@ class _Rounds:
             return delta, UNIFORM
         tuned = self._tune_plainly(plan, base, used, checkpoint(), callbacks)
         self.listener.tuned(plan, tuned.metrics)
-        seen = learnt_examples(used.examples, _task(plan), tuned.metrics.steps)
+        seen = learnt_examples(used.examples, Task.of(plan), tuned.metrics.steps)
         self._judge(plan, parted, seen, base, tuned.delta)
         return tuned.delta, tuned.metrics.examples
 
@@ -285,12 +291,12 @@ class _Rounds:
     ) -> TuningOutcome:
         model, parameters = self.workbench.model(plan.settings.dtype, base)
         callbacks.status(f"tuning, round {plan.round} of {plan.total_rounds}")
-        return tune(
+        return self.machine.tune(
             model,
             parameters,
             base,
             ready.examples,
-            _task(plan),
+            Task.of(plan),
             checkpoint=checkpoint,
             callbacks=callbacks,
         )
@@ -303,10 +309,6 @@ class _Rounds:
                 f"round {plan.round}: the deadline passed while tuning, so the update would be "
                 "left out; ask for a later deadline or fewer local steps"
             )
-
-
-def _task(plan: RoundPlan) -> Task:
-    return Task(plan.settings, plan.round, plan.total_rounds, plan.seed)
 
 
 def _binding(signed: SignedPlan, bundle: Bundle, ready: Examples, more: bytes = b"") -> Binding:

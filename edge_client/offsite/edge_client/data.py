@@ -163,7 +163,8 @@ def read_data(path: Path, person_column: str | None = None) -> Data:
     file_format = detect_format(path)
     chooser = _LayoutChooser(path)
     problems, rows, persons, rows_read = Problems(), list[Row](), list[str](), 0
-    for record in read_records(path, file_format):
+    more = () if person_column is None else (person_column,)
+    for record in read_records(path, file_format, more):
         rows_read += 1
         row, person = _parse(record, chooser), _person(record, person_column)
         if isinstance(row, Unreadable) or isinstance(person, Unreadable):

@@ -90,15 +90,20 @@ def detect_format(path: Path) -> Format:
     return _sniff(path, [line for line in lines if line.strip()])
 
 
-def read_records(path: Path, file_format: Format) -> Iterator[Record | Unreadable]:
+def read_records(
+    path: Path, file_format: Format, more: Sequence[str] = ()
+) -> Iterator[Record | Unreadable]:
     """Yield every row of ``path`` in order; blank lines are no rows.
+
+    Args:
+        more: columns that are wanted beside the known ones; of Parquet no others are read.
 
     Raises:
         ConfigError: the file as a whole is damaged or its header is unusable.
     """
     try:
         if file_format is Format.PARQUET:
-            yield from _read_parquet(path)
+            yield from _read_parquet(path, more)
             return
         with _open(path) as stream:
             yield from (
@@ -237,14 +242,15 @@ def _is_unicode(text: str) -> bool:
     return text.isascii() or not any("\udc00" <= character <= "\udfff" for character in text)
 
 
-def _read_parquet(path: Path) -> Iterator[Record | Unreadable]:
+def _read_parquet(path: Path, more: Sequence[str]) -> Iterator[Record | Unreadable]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
-            wanted = [name for name in file.schema_arrow.names if name in KNOWN_COLUMNS]
-            if not wanted:
+            names = file.schema_arrow.names
+            wanted = [name for name in names if name in KNOWN_COLUMNS or name in more]
+            if not KNOWN_COLUMNS.intersection(wanted):
                 raise ConfigError(
                     f"{path}: expected a column `text`, columns `prompt` and `completion`, "
                     f"or a column `messages`; found {file.schema_arrow.names}"

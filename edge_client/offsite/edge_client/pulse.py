@@ -14,6 +14,7 @@ from typing import Final
 
 import grpc
 
+from offsite.edge_client.facts import Facts
 from offsite.secure import limits
 from offsite.secure.errors import ExpiredError
 from offsite.v1 import rounds_pb2 as pb
@@ -27,7 +28,14 @@ _GLANCE_S: Final = 0.1
 class Pulse:
     """What the edge is doing, told every `interval_s` seconds while it is busy."""
 
-    def __init__(self, channel: grpc.Channel, interval_s: float = limits.LONG_POLL_S) -> None:
+    def __init__(
+        self,
+        channel: grpc.Channel,
+        facts: Facts | None = None,
+        interval_s: float = limits.LONG_POLL_S,
+    ) -> None:
+        """`facts`: what the edge states of itself; None: nothing new."""
+        self._facts = None if facts is None else facts.to_message()
         self._stub = pb_grpc.RoundServiceStub(channel)
         self._interval_s = interval_s
         self._status = "starting"
@@ -48,6 +56,10 @@ class Pulse:
     def say(self, status: str) -> None:
         """What the edge does now, for the operator of the coordinator: no secrets, no data."""
         self._status = status[:STATUS_CHARS]
+
+    def request(self) -> pb.AwaitRequest:
+        """What is told now."""
+        return pb.AwaitRequest(status=self._status, facts=self._facts)
 
     def check(self) -> None:
         """To be called between steps.
@@ -79,7 +91,7 @@ class Pulse:
         while not self._idle.is_set():
             answered = threading.Event()
             call = self._stub.Await.future(
-                pb.AwaitRequest(status=self._status),
+                self.request(),
                 timeout=limits.LONG_POLL_S + limits.CALL_DEADLINE_S,
             )
             call.add_done_callback(partial(_note, answered))

@@ -44,10 +44,16 @@ Turn = tuple[int, int, int]
 
 def erase_sums(root: Path) -> None:
     """Erases the folder of every sum: they are over."""
+    for folder in sums_of(root):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sums_of(root: Path) -> list[Path]:
+    """The folders of sums that are there."""
+    if not root.is_dir():
+        return []
     with machine_errors(root):
-        for folder in root.iterdir() if root.is_dir() else ():
-            if _NAME.fullmatch(folder.name):
-                shutil.rmtree(folder, ignore_errors=True)
+        return [folder for folder in root.iterdir() if _NAME.fullmatch(folder.name)]
 
 
 @dataclass(frozen=True, slots=True)

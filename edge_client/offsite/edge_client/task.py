@@ -8,7 +8,7 @@ seed follows from (seed, round, step), so a resumed run needs no random state.
 import hashlib
 from dataclasses import dataclass
 
-from offsite.emulator.rounds.plan import TuningSettings
+from offsite.emulator.rounds.plan import RoundPlan, TuningSettings
 from offsite.emulator.training.schedule import warmup_cosine
 
 
@@ -20,6 +20,13 @@ class Task:
     round: int = 1
     total_rounds: int = 1
     seed: int = 0
+    proximal_mu: float = 0.0
+
+    @classmethod
+    def of(cls, plan: RoundPlan, settings: TuningSettings | None = None) -> "Task":
+        """What the plan asks; `settings` in the place of its own."""
+        tuning = settings or plan.settings
+        return cls(tuning, plan.round, plan.total_rounds, plan.seed, plan.proximal_mu)
 
     @property
     def order_seed(self) -> int:

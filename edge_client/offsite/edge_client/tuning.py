@@ -8,6 +8,8 @@ Notable decisions:
   afresh in every round, for an edge keeps nothing between rounds.
 * With checkpoints between steps a killed run resumes bit for bit
   (`test_a_killed_run_resumes_bit_for_bit`).
+* With a proximal term (FedProx) its gradient is a part of the step's, and clipped with it; the loss
+  that is reported is that of the data alone.
 * An early stop returns the values with the best validation loss, not the last ones.
 
 Rules: a loss or gradient that is not finite stops the run, and so does an adapter that did not
@@ -20,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -70,6 +73,22 @@ class Callbacks:
     between_steps: Callable[[], None] = lambda: None
 
 
+class Tune(Protocol):
+    """What `tune` does."""
+
+    def __call__(
+        self,
+        model: PreTrainedModel,
+        parameters: Mapping[str, nn.Parameter],
+        base: Mapping[str, torch.Tensor],
+        examples: Sequence[Example],
+        task: Task,
+        *,
+        checkpoint: Checkpoint | None = None,
+        callbacks: Callbacks | None = None,
+    ) -> TuningOutcome: ...
+
+
 @dataclass(slots=True)
 class _Run:
     """Where a run stands after some steps; all that a checkpoint holds beside the masters."""
@@ -105,7 +124,7 @@ def tune(
         ConfigError: the loss is not finite, or the adapter did not change.
         MachineError: there is not enough memory.
     """
-    with Masters(parameters, base, task.settings.weight_decay) as masters:
+    with Masters(parameters, base, task.settings.weight_decay, task.proximal_mu) as masters:
         tuner = _Tuner(model, masters, examples, task, checkpoint, callbacks or Callbacks())
         with torch.random.fork_rng(devices=[]), _memory_named(task.settings):
             return tuner.run(base)
@@ -188,6 +207,7 @@ class _Tuner:
                 part = summed_loss(self.model, moved) / learnt
                 part.backward()  # type: ignore[no-untyped-call]
             loss += part.detach()
+        self.masters.add_proximal_gradient()
         norm = self.masters.clip(self.settings.grad_clip)
         self._require_finite(float(loss), norm)
         self.masters.step(learning_rate(self.task, run.step, self.steps))

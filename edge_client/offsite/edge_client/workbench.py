@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from offsite.edge_client.data import Data, DataReport
 from offsite.edge_client.tokens import encode
-from offsite.emulator.adapters.adapter import make_adapter
+from offsite.emulator.adapters.adapter import Adapter, make_adapter
 from offsite.emulator.bundle.bundle import Bundle
 from offsite.emulator.progress import Report
 from offsite.emulator.rounds.plan import ComputeDtype
@@ -34,6 +34,45 @@ class Examples:
     """For each example, the place of its row in the data."""
 
 
+class Warm:
+    """What of a release stays in memory, loaded when first asked for: tokenizer, one emulator.
+
+    The clients of a simulation share one; whoever tunes sets the adapter's values first.
+    """
+
+    def __init__(self, bundle: Bundle, device: torch.device, status: Callable[[str], None]) -> None:
+        self.bundle, self.device, self.status = bundle, device, status
+        self.adapter = make_adapter(bundle.manifest.adapter, bundle.manifest.layer_map)
+        self._model: tuple[ComputeDtype, PreTrainedModel] | None = None
+        self._tokenizer: PreTrainedTokenizerFast | None = None
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the emulator is in memory."""
+        return self._model is not None
+
+    def model(self, dtype: ComputeDtype) -> PreTrainedModel:
+        """The emulator with the adapter attached."""
+        if self._model is None or self._model[0] is not dtype:
+            self._model = None  # free the other one first
+            self._model = dtype, self._load(dtype)
+        model = self._model[1]
+        self.adapter.attach(model)  # whoever looked at other values in it took the adapter off
+        return model
+
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The release's tokenizer."""
+        if self._tokenizer is None:
+            self._tokenizer = self.bundle.tokenizer()
+        return self._tokenizer
+
+    def _load(self, dtype: ComputeDtype) -> PreTrainedModel:
+        self.status("loading the emulator")
+        model = self.bundle.load_emulator(_DTYPES[dtype]).to(self.device)
+        assert isinstance(model, PreTrainedModel)
+        return model
+
+
 class Workbench:
     """The emulator of a verified bundle and the owner's data, made ready on demand."""
 
@@ -44,17 +83,23 @@ class Workbench:
         device: torch.device,
         status: Callable[[str], None],
         progress: Report,
+        warm: Warm | None = None,
     ) -> None:
+        """`warm`: shared with others of this process; None: an own one."""
         self.bundle, self.data, self.device = bundle, data, device
         self.status, self.progress = status, progress
-        self.adapter = make_adapter(bundle.manifest.adapter, bundle.manifest.layer_map)
-        self._model: tuple[ComputeDtype, PreTrainedModel] | None = None
+        self.warm = warm or Warm(bundle, device, status)
         self._examples: tuple[int, Examples] | None = None
+
+    @property
+    def adapter(self) -> Adapter:
+        """The adapter of the release, without values."""
+        return self.warm.adapter
 
     @property
     def is_warm(self) -> bool:
         """Whether the emulator is in memory."""
-        return self._model is not None
+        return self.warm.is_loaded
 
     def model(
         self, dtype: ComputeDtype, tensors: Mapping[str, torch.Tensor]
@@ -64,11 +109,7 @@ class Workbench:
         Raises:
             PeerError: the adapter does not fit, or is not finite.
         """
-        if self._model is None or self._model[0] is not dtype:
-            self._model = None  # free the other one first
-            self._model = dtype, self._load(dtype)
-        model = self._model[1]
-        self.adapter.attach(model)  # whoever looked at other values in it took the adapter off
+        model = self.warm.model(dtype)
         self.adapter.load(model, tensors)
         return model, self.adapter.trainable(model)
 
@@ -87,13 +128,6 @@ class Workbench:
         model_type = str(self.bundle.config.get("model_type", ""))
         return Encoding.for_model(model_type, min(max_tokens, self._positions()))
 
-    def _load(self, dtype: ComputeDtype) -> PreTrainedModel:
-        self.status("loading the emulator")
-        model = self.bundle.load_emulator(_DTYPES[dtype]).to(self.device)
-        assert isinstance(model, PreTrainedModel)
-        self.adapter.attach(model)
-        return model
-
     def _positions(self) -> int:
         """The most tokens that the model's configuration admits."""
         limits = [self.bundle.config.get(key) for key in ("max_position_embeddings", "n_positions")]
@@ -102,5 +136,5 @@ class Workbench:
     def _encode(self, max_tokens: int) -> Examples:
         self.status("encoding the data")
         encoding = self.encoding(max_tokens)
-        encoded = encode(self.data, self.bundle.tokenizer(), encoding, self.progress)
+        encoded = encode(self.data, self.warm.tokenizer(), encoding, self.progress)
         return Examples(encoded.examples, digest(encoded.examples), encoded.report, encoded.rows)

@@ -131,6 +131,7 @@ def run_worker(edge: Edge, client_app: App) -> CampaignEnd | None:
         tries.erase_late(edge, inbox)
         if answer.phase in OVER:
             return _end(inbox, answer)
+        waiting.hear(answer)
         if not answer.HasField("instruction"):
             if edge.clock() - asked_s < LEAST_WAIT_S:
                 edge.pause(LEAST_WAIT_S)
@@ -158,8 +159,7 @@ def _next(edge: Edge) -> pb.AwaitResponse:
     edge.pulse.say("waiting")
 
     def ask() -> pb.AwaitResponse:
-        request = pb.AwaitRequest(status=edge.pulse.status)
-        return stub.Await(request, timeout=limits.LONG_POLL_S + limits.CALL_DEADLINE_S)
+        return stub.Await(edge.pulse.request(), timeout=limits.LONG_POLL_S + limits.CALL_DEADLINE_S)
 
     try:
         return edge.persistence.run(ask)
@@ -259,19 +259,34 @@ def _send(edge: Edge, inbox: Inbox, message_id: str, tries: "_Tries") -> None:
     inbox.erase(message_id)
 
 
+def _why_nothing(answer: pb.AwaitResponse) -> str:
+    if answer.misfit:
+        return f"the coordinator does not ask this edge: {answer.misfit}"
+    if answer.phase == pb.CAMPAIGN_PHASE_PAUSED:
+        return f"the campaign is {answer.reason or 'paused'}"
+    return f"the coordinator says: {answer.reason}" if answer.reason else ""
+
+
 class _Waiting:
     """Says what the edge waits for, once: between the steps of a sum it waits every few seconds."""
 
     def __init__(self, ears: Ears) -> None:
         self.is_sum_open = False
         self._ears = ears
-        self._said = ""
+        self._said = self._heard = ""
 
     def say(self) -> None:
         text = "waiting for the other edges" if self.is_sum_open else "waiting for the next round"
         if text != self._said:
             self._ears.say(text)
         self._said = text
+
+    def hear(self, answer: pb.AwaitResponse) -> None:
+        """Why there is nothing to do, where the coordinator says so."""
+        text = "" if answer.HasField("instruction") else _why_nothing(answer)
+        if text and text != self._heard:
+            self._ears.say(text)
+        self._heard = text
 
 
 class _Tries:

@@ -18,7 +18,8 @@ Notable decisions:
   and do not depend on how the product is split into factors. What was not tuned is not corrected.
 * The closed form is exact where the clamp does not bind; `clamp` = inf switches it off for every
   direction that was tuned at all.
-* Sums are in fp64. A is returned as it came, and so is B where W = E bit for bit: bottom, spread
+* Only B is corrected, so it makes no difference whether A trained. Sums are in fp64. A is returned
+  as it came, and so is B where W = E bit for bit: bottom, spread
   and top slots always, and the middle of a method that did not touch a layer.
 
 Source: EMLoC, arXiv 2506.12015, section 3 (the idea); the code here is our own.
@@ -68,10 +69,11 @@ def corrected(
         difference = _difference(target.wire_name, full, small)
         if not bool(difference.any()):
             continue
-        low_name, high_name = (f"{target.wire_name}.{factor}.weight" for factor in FACTORS)
-        low, high = tensors[low_name].double(), tensors[high_name].double()
-        changed = corrected_factor(low, high, difference, adapter.spec.scaling, clamp)
-        result[high_name] = changed.to(tensors[high_name].dtype).contiguous()
+        low, high = adapter.factors(target, tensors)
+        changed = corrected_factor(
+            low.double(), high.double(), difference, adapter.spec.scaling, clamp
+        )
+        result[target.name(FACTORS[1])] = changed.to(high.dtype).contiguous()
     return result
 
 

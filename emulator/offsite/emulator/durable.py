@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -27,11 +27,22 @@ _DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Puts `data` at `path`, mode 0600, durable, either wholly or not at all."""
+    write_atomic_parts(path, (data,))
+
+
+def write_atomic_parts(path: Path, parts: Iterable[bytes | memoryview]) -> bytes:
+    """`write_atomic` of all parts in order, each in memory only while it is written.
+
+    Returns the SHA-256 of the file. What raises while parts are made leaves nothing behind.
+    """
+    digest = hashlib.sha256()
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            for part in parts:
+                digest.update(part)
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -39,6 +50,10 @@ def write_atomic(path: Path, data: bytes) -> None:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise machine_error(path, error) from error
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return digest.digest()
 
 
 def private_folder(path: Path) -> None:

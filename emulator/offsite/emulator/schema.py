@@ -242,10 +242,15 @@ def tensors_from_bytes(data: bytes, expected: Schema) -> "dict[str, torch.Tensor
 
 def tensors_to_bytes(tensors: "Mapping[str, torch.Tensor]") -> bytes:
     """The safetensors encoding of tensors; equal tensors give equal bytes."""
+    return b"".join(tensors_to_parts(tensors))
+
+
+def tensors_to_parts(tensors: "Mapping[str, torch.Tensor]") -> Iterator[bytes | memoryview]:
+    """The parts of `tensors_to_bytes`, one after the other, for a file."""
     schema = {name: spec_of(tensor) for name, tensor in tensors.items()}
-    parts: list[bytes | memoryview] = [encode_header(schema)]
-    parts += [tensor_bytes(tensors[name]) for name in storage_order(schema)]
-    return b"".join(parts)
+    yield encode_header(schema)
+    for name in storage_order(schema):
+        yield tensor_bytes(tensors[name])
 
 
 def storage_order(schema: Schema) -> list[str]:

@@ -8,7 +8,8 @@ Notable:
 
 Sections are dataclasses, their fields scalars (`int`, `float`, `bool`, `str`, `Path`, an `Enum`),
 `tuple[scalar, ...]` (a TOML array; on the command line separated by commas), or
-`tuple[dataclass, ...]` (an array of tables `[[section.field]]`; on the command line as TOML).
+`tuple[dataclass, ...]` (an array of tables `[[section.field]]`; on the command line as TOML). A
+section may have a mapping `MOVED_KEYS`, without an annotation: keys of old, and where they went.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ import json
 import tomllib
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import tomli_w
@@ -168,13 +169,20 @@ def _convert(
     values: dict[str, object] = {}
     for key, raw in given.items():
         if key not in hints:
-            problems.append(f"unknown key {name}.{key} (known: {', '.join(hints)})")
+            problems.append(_unknown_key(section, name, key, hints))
             continue
         try:
             values[key] = _parse(raw, hints[key], base, text_form)
         except (TypeError, ValueError) as error:
             problems.append(f"{name}.{key}: {error}")
     return values
+
+
+def _unknown_key(section: type, name: str, key: str, known: Iterable[str]) -> str:
+    moved: Mapping[str, str] = getattr(section, "MOVED_KEYS", {})
+    if key in moved:
+        return f"{name}.{key} is called {moved[key]} now"
+    return f"unknown key {name}.{key} (known: {', '.join(known)})"
 
 
 def _parse(raw: Plain, wanted: object, base: Path, text_form: bool) -> object:

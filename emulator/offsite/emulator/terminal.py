@@ -9,17 +9,16 @@ Notable:
 - progress is a bar on a terminal and plain lines elsewhere, at most one every few seconds;
 - exit codes: 0 done, 1 a defect of ours, 2 wrong usage, 3 wrong setting or file, 4 what a peer
   sent is wrong, 5 something did not arrive, 6 it would break a guarantee, 7 this machine cannot,
-  130 interrupted. They are those of `offsite.secure.errors`.
+  130 interrupted. They are those of `offsite.secure.errors`;
+- a signal ends a command within ten seconds (`stopping`).
 """
 
 import contextlib
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from types import FrameType
 
 import click
 import typer
@@ -28,10 +27,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from offsite.emulator.printable import printable
 from offsite.emulator.progress import Report
+from offsite.emulator.stopping import INTERRUPTED, end_on_signals
 from offsite.secure.errors import OffsiteError
 
 PLAIN_INTERVAL_S = 10.0
-INTERRUPTED = 130
 QUIET = {
     "GRPC_VERBOSITY": "NONE",
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -92,7 +91,7 @@ def _plain_lines(label: str, write: Callable[[str], None]) -> Report:
 
 def run(app: typer.Typer, name: str) -> None:
     """Runs a command line and ends the process with its documented exit code."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    end_on_signals()
     for variable, value in QUIET.items():
         os.environ.setdefault(variable, value)
     try:
@@ -110,10 +109,6 @@ def run(app: typer.Typer, name: str) -> None:
             INTERRUPTED,
         )
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _end(text: str, code: int) -> None:

@@ -13,7 +13,8 @@ with d bytes a value (bf16 2, fp32 4), V words, and for a block of hidden size H
 
     d · (outputs of all linear layers + inputs of the MLP's last one) + 8 · H
     + in a whole block that trains  d · inputs of its linear layers, each size once + 4 · H
-    + in a block with LoRA          4 · (inputs + outputs) of the layers that it covers
+    + in a block with LoRA          4 · outputs of the layers that it covers
+      and where A trains, too       4 · their inputs, which only A's gradient needs
 
 The 8 · H are what two norms keep in fp32, and LoRA computes in fp32. With gradient checkpointing a
 block keeps its input alone, and only the largest is there in full. Not counted: what the process
@@ -67,9 +68,8 @@ def tuning_bytes(
 
     weights = sum(tensor.numel() for tensor in named_weights(model).values())
     values = sum(spec.elements for spec in adapter.values())
-    is_lora = any(".lora_A." in name for name in adapter)
     head = int(model.config.vocab_size) * (load.value_bytes + HEAD_BYTES)
-    token_bytes = head + _block_bytes(model, layer_map, load, is_lora=is_lora)
+    token_bytes = head + _block_bytes(model, layer_map, load, _factors(adapter))
     return (
         load.value_bytes * weights
         + ADAPTER_BYTES * values
@@ -78,8 +78,15 @@ def tuning_bytes(
     )
 
 
+def _factors(adapter: Schema) -> frozenset[str]:
+    """Those of a LoRA that train; none for whole blocks."""
+    return frozenset(
+        factor for factor in ("lora_A", "lora_B") if any(f".{factor}." in name for name in adapter)
+    )
+
+
 def _block_bytes(
-    model: "PreTrainedModel", layer_map: LayerMap, load: TuningLoad, *, is_lora: bool
+    model: "PreTrainedModel", layer_map: LayerMap, load: TuningLoad, factors: frozenset[str]
 ) -> int:
     """What the blocks keep of a token for the backward pass."""
     from offsite.emulator.blocks import find_blocks
@@ -91,8 +98,9 @@ def _block_bytes(
         if position < min(slots, default=0):
             continue
         block_bytes = _frozen_bytes(block, hidden, load.value_bytes)
-        if position in slots and is_lora:
-            block_bytes += _lora_bytes(block, attention_alone=slots[position].is_middle)
+        if position in slots and factors:
+            is_middle = slots[position].is_middle
+            block_bytes += _lora_bytes(block, factors, attention_alone=is_middle)
         elif position in slots:
             block_bytes += _trained_bytes(block, hidden, load.value_bytes)
         kept.append(block_bytes)
@@ -115,11 +123,11 @@ def _trained_bytes(block: "nn.Module", hidden: int, value_bytes: int) -> int:
     return value_bytes * sum(inputs) + TRAINED_NORM_BYTES * hidden
 
 
-def _lora_bytes(block: "nn.Module", *, attention_alone: bool) -> int:
+def _lora_bytes(block: "nn.Module", factors: frozenset[str], *, attention_alone: bool) -> int:
     from offsite.emulator.blocks import in_attention
 
     return LORA_BYTES * sum(
-        inputs + outputs
+        (inputs if "lora_A" in factors else 0) + outputs
         for name, inputs, outputs in _sizes(block)
         if not attention_alone or in_attention(block, name)
     )

@@ -217,7 +217,7 @@ def test_a_ledger_that_was_put_back_is_found_out(
             return
         (folder.root / RECEIPT).unlink()
         again = opened(edge_a)
-        again.settle_limit(PrivacyLimit(800.0))
+        again.settle_limit(PrivacyLimit(200.0))
         with pytest.raises(IntegrityError, match="put back to an older state"):
             renew_receipt(channel, again, key)
 

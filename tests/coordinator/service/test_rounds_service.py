@@ -44,7 +44,7 @@ def anna(loopback: Loopback) -> Iterator[RoundServiceStub]:
 
 
 def send_instruction(post: Post) -> None:
-    post.mailbox.post(1, "1.1", [Outgoing(ID, "anna", INSTRUCTION, time.time() + 60, 1 << 20)])
+    post.mailbox.post(1, "1.1", [Outgoing(ID, "anna", [INSTRUCTION], time.time() + 60, 1 << 20)])
 
 
 def header(offset: int = 0, data: bytes = REPLY) -> pb.UploadRequest:

@@ -11,7 +11,12 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from offsite.emulator.adapters.adapter import AdapterKind, AdapterSpec, make_adapter
+from offsite.emulator.adapters.adapter import (
+    AdapterKind,
+    AdapterSpec,
+    TrainedFactors,
+    make_adapter,
+)
 from offsite.emulator.bundle.chunks import ChunkedFile
 from offsite.emulator.bundle.manifest import (
     CHUNKS_SUFFIX,
@@ -54,7 +59,11 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_contents(tokenizer: PreTrainedTokenizerFast, kind: AdapterKind) -> Contents:
+def tiny_contents(
+    tokenizer: PreTrainedTokenizerFast,
+    kind: AdapterKind,
+    trains: TrainedFactors = TrainedFactors.B,
+) -> Contents:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=320,
@@ -67,7 +76,7 @@ def tiny_contents(tokenizer: PreTrainedTokenizerFast, kind: AdapterKind) -> Cont
     )
     model = LlamaForCausalLM(config).to(torch.bfloat16)
     layer_map = LayerMap.of(Placement(1, 1), 5, (1, 3))
-    spec = AdapterSpec(kind, rank=2, alpha=4, seed=3)
+    spec = AdapterSpec(kind, rank=2, alpha=4, seed=3, trains=trains)
     adapter = make_adapter(spec, layer_map)
     adapter.attach(model)
     tensors = adapter.extract(model)

@@ -9,7 +9,12 @@ import torch
 from tests.emulator.bundle.conftest import CREATED_UNIX_S, tiny_contents
 from transformers import PreTrainedTokenizerFast
 
-from offsite.emulator.adapters.adapter import AdapterKind, AdapterSpec
+from offsite.emulator.adapters.adapter import (
+    AdapterKind,
+    AdapterSpec,
+    TrainedFactors,
+    make_adapter,
+)
 from offsite.emulator.bundle import suspects
 from offsite.emulator.bundle.bundle import Bundle
 from offsite.emulator.bundle.files import EMULATOR_WEIGHTS
@@ -21,6 +26,7 @@ from offsite.emulator.bundle.report import examine, inspect_bundle
 from offsite.emulator.bundle.statistics import Sampling, measure
 from offsite.emulator.bundle.suspicion import HostileCheck, Suspect, Verdict
 from offsite.emulator.bundle.writer import Contents, write_bundle
+from offsite.secure.errors import PeerError
 from offsite.secure.identity import IdentityKey
 
 Checks = dict[Suspect, HostileCheck]
@@ -70,14 +76,33 @@ def test_a_warmed_up_lora_is_found(contents: Contents, publish: Publish) -> None
     assert "lora_B.weight is 0.001" in checks[NEUTRAL].warning
 
 
-def test_a_lora_that_was_not_drawn_is_found(contents: Contents, publish: Publish) -> None:
+def test_a_lora_that_was_not_drawn_is_found(
+    tokenizer: PreTrainedTokenizerFast, publish: Publish
+) -> None:
     """Rows of A that single out a direction, while B is 0 as it should be."""
+    contents = tiny_contents(tokenizer, AdapterKind.LORA, TrainedFactors.AB)
+    assert adapter_verdicts(publish(contents))[DRAWN].verdict is Verdict.CLEAR
     crafted = changed(contents, "lora_A", lambda tensor: tensor.copy_(tensor[:1].expand_as(tensor)))
     checks = adapter_verdicts(publish(crafted))
     assert checks[NEUTRAL].verdict is Verdict.CLEAR
     assert checks[DRAWN].verdict is Verdict.FINDING
     other_seed = replace(contents, adapter_spec=replace(contents.adapter_spec, seed=4))
     assert adapter_verdicts(publish(other_seed))[DRAWN].places == len(contents.adapter) // 2
+
+
+def test_a_that_does_not_train_cannot_be_crafted(contents: Contents, publish: Publish) -> None:
+    """It is not in the release at all."""
+    assert not any("lora_A" in name for name in publish(contents).adapter_schema)
+    low = "bottom.0.mlp.up_proj.lora_A.weight"
+    smuggled = replace(contents, adapter={**contents.adapter, low: torch.ones(2, 16)})
+    bundle = publish(smuggled)
+    adapter, model = make_adapter(smuggled.adapter_spec, smuggled.layer_map), smuggled.model
+    adapter.attach(model)
+    try:
+        with pytest.raises(PeerError, match="lora_A"):
+            adapter.load(model, bundle.load_adapter())
+    finally:
+        adapter.detach(model)
 
 
 def test_an_absurd_scaling_is_found(contents: Contents, publish: Publish) -> None:

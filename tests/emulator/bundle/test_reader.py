@@ -148,7 +148,7 @@ def test_the_reader_needs_no_torch(pristine: Path, signer: IdentityKey) -> None:
         {"release_version": True},
         {"release_version": 1.0},
         {"release_version": 1 << 60},
-        {"format_version": 3},
+        {"format_version": 4},
         {"format_version": "1"},
         {"created_unix_s": -1},
         {"expires_unix_s": CREATED_UNIX_S},
@@ -231,7 +231,7 @@ def test_a_repeated_file_is_refused() -> None:
 def manifest_with(files: list[dict[str, object]]) -> Manifest:
     layer_map = LayerMap.of(Placement(1, 1), 5, (1, 3))
     payload = {
-        "format_version": 2,
+        "format_version": 3,
         "project": "p",
         "release_version": 1,
         "created_unix_s": 1,
@@ -333,7 +333,7 @@ def schema_change(folder: Path, change: Callable[[dict[str, dict[str, object]]],
     return json.dumps(schema).encode()
 
 
-SHARED = {"bottom.0.mlp.up_proj.lora_A.weight": "model.norm.weight"}
+SHARED = {"bottom.0.mlp.up_proj.lora_B.weight": "model.norm.weight"}
 
 
 @pytest.mark.parametrize(

@@ -97,9 +97,9 @@ def test_an_accepted_bundle_is_described(pristine: Path, signer: IdentityKey) ->
         "bytes": 28_960,
         "tuning_bytes": inspection.bundle.manifest.tuning_bytes,
     }
-    assert found["adapter"]["kind"] == "lora"
+    assert (found["adapter"]["kind"], found["adapter"]["trains"]) == ("lora", "b")
     assert found["adapter"]["slots"] == ["bottom.0", "top.0"]
-    assert found["adapter"]["update_bytes"] == 4 * found["adapter"]["parameters"] == 4096
+    assert found["adapter"]["update_bytes"] == 4 * found["adapter"]["parameters"] == 2048
     outcomes = {check["name"]: check["outcome"] for check in found["checks"]}
     assert outcomes.pop("base model") == "skipped"
     assert set(outcomes.values()) == {"passed"}
@@ -112,7 +112,7 @@ def test_the_table_shows_what_the_description_says(pristine: Path, signer: Ident
         signer.public.short,
         "uniform_drop",
         "bottom.0, top.0",
-        "4,096",
+        "2,048",
         "chunk digests",
         "skipped: no release was accepted before",
         "warning: It has a chat template",

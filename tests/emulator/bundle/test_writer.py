@@ -78,6 +78,8 @@ def test_what_comes_out_is_what_went_in(
     assert bundle.load_emulator(torch.float32).state_dict()["lm_head.weight"].dtype == torch.float32
 
     adapter = bundle.load_adapter()
+    for name, tensor in adapter.items():  # one by one, the same
+        assert torch.equal(bundle.read_adapter_tensor(name), tensor)
     assert list(adapter) == list(bundle.adapter_schema)
     assert adapter.keys() == contents.adapter.keys()
     assert all(torch.equal(adapter[name], contents.adapter[name]) for name in adapter)

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from offsite.coordinator.campaign_record import closed_of, standing_of
 from offsite.coordinator.config_release import sections_of
 from offsite.coordinator.measuring_inputs import check_inputs
 from offsite.coordinator.owners_model import OwnersModel, read_owners_inputs
 from offsite.coordinator.releasing import make_release
+from offsite.coordinator.round_metrics import baseline_of, closed_of, standing_of
 from offsite.coordinator.tables.campaigns import CampaignState
 from offsite.coordinator.workspace import Workspace, open_workspace
 from offsite.emulator.bundle.stated import stated_manifest
@@ -80,7 +80,9 @@ def check_present(workspace: Workspace, replace: bool) -> None:
         return
     rounds = workspace.store.campaigns.rounds(row.campaign_id)
     if row.state is CampaignState.ENDED:
-        if standing_of(rounds).may_release(workspace.config.gate.tolerance):
+        orders = workspace.store.campaigns.orders(row.campaign_id)
+        now = standing_of(rounds, orders, baseline_of(rounds))
+        if now.may_release(workspace.config.gate.tolerance):
             raise ConfigError(
                 f"campaign {row.campaign_id} has ended with a result that a new release makes "
                 "unreachable: run `coordinator export` first, then this command with --replace"

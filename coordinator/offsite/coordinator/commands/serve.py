@@ -5,6 +5,8 @@
 (3) run the campaign, or go on with the one that was interrupted
 (4) write the report, tell the edges that it ended or failed, stop
 
+A signal stops it in order (`service.draining`); the same command goes on.
+
 The terminal shows one line for whatever happens; `serve.log` in the state folder also has the
 tracebacks.
 """
@@ -15,7 +17,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -25,25 +27,29 @@ from offsite.coordinator.authority import Authority
 from offsite.coordinator.campaign import run_campaign
 from offsite.coordinator.campaign_parts import Campaign, CoordinatorKeys, Member, SecureParts
 from offsite.coordinator.campaign_record import CampaignRecord, CampaignResult
+from offsite.coordinator.engines.engine import Engine, opened_engine
 from offsite.coordinator.gatekeeper import Gatekeeper
-from offsite.coordinator.grid import GrpcGrid
 from offsite.coordinator.keys import ServerCertificate
+from offsite.coordinator.leases import silent_s
 from offsite.coordinator.mailbox import CampaignStatus, Mailbox, Phase
 from offsite.coordinator.owner_inputs import corrector_for, gate_of, load_model
 from offsite.coordinator.receipts import Receipts
 from offsite.coordinator.release import current_release, settings_unlike
 from offsite.coordinator.service.artefacts import ArtefactService
+from offsite.coordinator.service.draining import drained
 from offsite.coordinator.service.enrolment import EnrolmentService
+from offsite.coordinator.service.fleet import FleetService
 from offsite.coordinator.service.ledgers import LedgerService
+from offsite.coordinator.service.quotas import Quotas
 from offsite.coordinator.service.rounds import RoundService
 from offsite.coordinator.service.server import RunningServer, ServerTls, start_server
 from offsite.coordinator.spool import Spool
+from offsite.coordinator.store import Store
 from offsite.coordinator.workspace import Workspace, open_workspace
 from offsite.coordinator.workspace_campaign import record_of
 from offsite.emulator.bundle.bundle import Bundle
 from offsite.emulator.durable import FILE_MODE, machine_errors, write_atomic
 from offsite.emulator.printable import printable
-from offsite.emulator.rounds.exchange import most_reply_bytes
 from offsite.emulator.rounds.vector import value_count
 from offsite.emulator.settings import to_tables
 from offsite.emulator.terminal import Terminal
@@ -53,6 +59,7 @@ from offsite.secure.errors import OffsiteError
 from offsite.secure.names import node_id
 from offsite.v1.artefacts_pb2_grpc import add_ArtefactServiceServicer_to_server
 from offsite.v1.enrolment_pb2_grpc import add_EnrolmentServiceServicer_to_server
+from offsite.v1.fleet_pb2_grpc import add_FleetServiceServicer_to_server
 from offsite.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_server
 from offsite.v1.rounds_pb2_grpc import add_RoundServiceServicer_to_server
 
@@ -82,13 +89,20 @@ def serve_campaign(root: Path, overrides: Sequence[str], stay: bool, terminal: T
             )
         # (2) The service.
         authority = Authority(workspace.keys, workspace.store)
-        mailbox = Mailbox(workspace.store, Spool(workspace.state.spool))
-        with _start(workspace, authority, mailbox) as server:
+        eligibility = workspace.config.policy.settings.eligibility
+        mailbox = Mailbox(workspace.store, Spool(workspace.state.spool), eligibility=eligibility)
+        quotas = Quotas(workspace.config.quotas.settings())
+        rounds = RoundService(mailbox, quotas=quotas)
+        with (
+            opened_engine(workspace, mailbox, value_count(bundle.adapter_schema)) as engine,
+            _start(workspace, authority, rounds, engine, quotas) as server,
+            drained(server, rounds, terminal.note),
+        ):
             host = workspace.config.server.listen.rpartition(":")[0]
             terminal.note(f"serving release {bundle.digest.hex()[:16]} on {host}:{server.port}")
             # (3) The rounds.
             started = time.time()
-            campaign = _campaign(workspace, bundle, authority, mailbox, terminal)
+            campaign = _campaign(workspace, bundle, authority, mailbox, engine, terminal)
             try:
                 result = run_campaign(campaign)
             except OffsiteError as error:
@@ -106,7 +120,13 @@ def serve_campaign(root: Path, overrides: Sequence[str], stay: bool, terminal: T
                 threading.Event().wait()
 
 
-def _start(workspace: Workspace, authority: Authority, mailbox: Mailbox) -> RunningServer:
+def _start(
+    workspace: Workspace,
+    authority: Authority,
+    rounds: RoundService,
+    engine: Engine,
+    quotas: Quotas,
+) -> RunningServer:
     keys = workspace.keys
     certificate = ServerCertificate(workspace.state, keys)
     receipts = Receipts(workspace.store, keys.coordinator, time.time)
@@ -121,9 +141,11 @@ def _start(workspace: Workspace, authority: Authority, mailbox: Mailbox) -> Runn
             lambda server: add_ArtefactServiceServicer_to_server(
                 ArtefactService(workspace.state.bundle), server
             ),
-            lambda server: add_RoundServiceServicer_to_server(RoundService(mailbox), server),
+            lambda server: add_RoundServiceServicer_to_server(rounds, server),
             lambda server: add_LedgerServiceServicer_to_server(LedgerService(receipts), server),
+            lambda server: add_FleetServiceServicer_to_server(FleetService(engine.tunnel), server),
         ),
+        quotas,
     )
 
 
@@ -132,6 +154,7 @@ def _campaign(
     bundle: Bundle,
     authority: Authority,
     mailbox: Mailbox,
+    engine: Engine,
     terminal: Terminal,
 ) -> Campaign:
     keys, record = workspace.keys, record_of(workspace, bundle)
@@ -141,7 +164,7 @@ def _campaign(
     return Campaign(
         record=record,
         keys=CoordinatorKeys(keys.coordinator, keys.authority.public),
-        grid=_grid(workspace, record, mailbox, campaign_id),
+        grid=engine.grid(campaign_id),
         members=lambda: members_of(authority),
         secure=SecureParts(
             directory=lambda: envelope.to_bytes(authority.signed_directory()),
@@ -152,20 +175,18 @@ def _campaign(
         ),
         gate=gate_of(config, bundle, model, terminal.progress, corrector),
         announce=lambda phase, reason: mailbox.set_status(CampaignStatus(phase, reason)),
+        misfit=mailbox.misfit,
+        silent_s=_silence(workspace.store, time.time()),
     )
 
 
-def _grid(
-    workspace: Workspace, record: CampaignRecord, mailbox: Mailbox, campaign_id: int
-) -> GrpcGrid:
-    """Takes no larger reply than the step that it answers can have."""
-    values = value_count(record.release.schema)
-    return GrpcGrid(
-        mailbox,
-        workspace.store,
-        campaign_id,
-        most_reply_bytes=lambda message: most_reply_bytes(message.metadata.message_type, values),
-    )
+def _silence(store: Store, since_unix_s: float) -> Callable[[int], float]:
+    def silence(node: int) -> float:
+        client = store.clients.by_node(node)
+        seen = None if client is None else client.last_seen_unix_s
+        return silent_s(seen, since_unix_s, time.time())
+
+    return silence
 
 
 def members_of(authority: Authority) -> Mapping[int, Member]:

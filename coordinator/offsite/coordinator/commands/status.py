@@ -11,6 +11,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from offsite.coordinator.leases import is_gone
+from offsite.coordinator.policy.eligibility import MIB, Eligibility, Facts
+from offsite.coordinator.policy.orders import Stage, described, stage_of
 from offsite.coordinator.store import Store
 from offsite.coordinator.tables.campaigns import CampaignRow
 from offsite.coordinator.workspace import open_workspace
@@ -41,8 +44,8 @@ def show_status(root: Path, terminal: Terminal) -> None:
         campaign = workspace.store.campaigns.current()
         document: dict[str, object] = {
             "release": _release(workspace.state.bundle),
-            "campaign": _campaign(campaign),
-            "clients": _clients(workspace.store),
+            "campaign": _campaign(workspace.store, campaign),
+            "clients": _clients(workspace.store, workspace.config.policy.settings.eligibility),
             "invitations": _invitations(workspace.store),
             "rounds": _rounds(workspace.store, campaign),
         }
@@ -79,13 +82,17 @@ def _stated(figure: JsonValue) -> object:
     return "not measured" if value is None else value
 
 
-def _campaign(row: CampaignRow | None) -> dict[str, object] | None:
+def _campaign(store: Store, row: CampaignRow | None) -> dict[str, object] | None:
+    """What it is doing, its owner's orders considered."""
     if row is None:
         return None
-    return {"number": row.campaign_id, "state": row.state.value, "reason": row.reason}
+    orders = store.campaigns.orders(row.campaign_id)
+    stage = stage_of(Stage(row.state.value), orders)
+    reason = described(orders) if stage is Stage.PAUSED else row.reason
+    return {"number": row.campaign_id, "state": stage.value, "reason": reason}
 
 
-def _clients(store: Store) -> Rows:
+def _clients(store: Store, eligibility: Eligibility) -> Rows:
     now = time.time()
     return [
         {
@@ -94,10 +101,23 @@ def _clients(store: Store) -> Rows:
             "seen_s_ago": None
             if client.last_seen_unix_s is None
             else round(now - client.last_seen_unix_s, 1),
+            "gone": is_gone(client.last_seen_unix_s, now),
             "doing": client.doing,
+            **_stated_facts(client.facts, eligibility),
         }
         for client in store.clients.all()
     ]
+
+
+def _stated_facts(facts: Facts, eligibility: Eligibility) -> dict[str, object]:
+    memory, examples = facts.free_memory_bytes, facts.examples
+    stated: dict[str, object] = {
+        "version": facts.version or None,
+        "memory_mib": None if memory is None else memory // MIB,
+        "examples": examples,
+        "not_asked": eligibility.why_not(facts) or None,
+    }
+    return {name: value for name, value in stated.items() if value is not None}
 
 
 def _invitations(store: Store) -> Rows:

@@ -1,6 +1,6 @@
 """The adapter as plain `peft` loads it: `PeftModel.from_pretrained(base, folder)`.
 
-A LoRA is exported exactly. Whole blocks are exported in their low-rank form; what that loses is
+A LoRA is exported exactly, with both factors, whichever of them trained. Whole blocks are exported in their low-rank form; what that loses is
 measured on the owner's gate and written into the folder. Every layer may have a rank of its own
 (`rank_pattern`), and alpha equals the rank, so the factors are added as they are.
 """
@@ -74,8 +74,8 @@ def export_peft(
 def _export_lora(folder: Path, tuned: Tuned) -> PeftExport:
     adapter = tuned.adapter
     assert isinstance(adapter, LoraAdapter)  # of this kind
-    names = adapter.base_names(tuned.model)
-    tensors = {KEY_PREFIX + path: tuned.tensors[name] for name, path in names.items()}
+    factors = adapter.peft_tensors(tuned.model, tuned.tensors)
+    tensors = {KEY_PREFIX + path: values for path, values in factors.items()}
     sha256 = _write(folder, tuned, adapter.peft_config(tuned.model), tensors)
     describe(folder, tuned, "LoRA adapter for peft", {"kept_share_of_gain": 1.0})
     return PeftExport(sha256, adapter.spec.rank, 1.0, 1.0, None, ())

@@ -1,7 +1,7 @@
 """Who is asked for which sum: drawn once for an attempt, found again after a restart.
 
-The clients that are there stand in the order of SHA-256(beacon, id), with a beacon that follows
-from the plan's seed, and are cut into cohorts of nearly equal size: who meets whom changes from
+Of the clients that are there the policy's share is drawn (`policy.sampling`). They stand in the order
+of SHA-256(beacon, id), with a beacon that follows from the plan's seed, and are cut into cohorts of nearly equal size: who meets whom changes from
 round to round and from attempt to attempt, and nobody chooses it by name.
 """
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from offsite.coordinator.attempt import Attempt, wait_for_clients
 from offsite.coordinator.campaign_parts import Campaign, group_id
+from offsite.coordinator.policy.sampling import sampled
 from offsite.coordinator.secure_sums.decisions import Decision, decided
 from offsite.coordinator.secure_sums.secure_sum import RESULT, Cohort
 from offsite.coordinator.secure_sums.terms import signed_terms
@@ -102,7 +103,9 @@ def forget_attempt(campaign: Campaign, row: RoundRow) -> None:
 def _draw(campaign: Campaign, attempt: Attempt) -> _Drawn:
     directory, names = _clients(campaign, attempt.row.campaign_id)
     version = _opened(campaign, directory).version
-    split = divide(names, campaign.settings.sums.cohorts, attempt.plan.seed)
+    cohorts, settings = campaign.settings.sums.cohorts, campaign.settings
+    asked = sampled(names, settings.policy.sample, cohorts * settings.min_cohort, attempt.plan.seed)
+    split = divide(asked, cohorts, attempt.plan.seed)
     check_sizes(split, campaign.settings.min_replies)
     terms = tuple(
         signed_terms(campaign, attempt, number, len(cohort), (version, directory))

@@ -11,15 +11,15 @@ What one member sends wrong costs nobody else: it is logged, and that member is 
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 
-import numpy as np
 from flwr.app import Message
 
 from offsite.coordinator.campaign_parts import Campaign, DurableGrid
 from offsite.coordinator.pulling import pulled
 from offsite.coordinator.secure_sums.decisions import Decision, decided
 from offsite.coordinator.secure_sums.result_log import publish
+from offsite.coordinator.secure_sums.vector_sum import VectorSum
 from offsite.emulator.durable import write_atomic
 from offsite.emulator.rounds.exchange import (
     Action,
@@ -32,7 +32,7 @@ from offsite.emulator.rounds.exchange import (
     read_words,
 )
 from offsite.secure.aggregation.evidence import collect, words_sha256
-from offsite.secure.aggregation.fixed_point import Mean, decode
+from offsite.secure.aggregation.fixed_point import Mean, decode_in_place
 from offsite.secure.aggregation.gathering import Gathering
 from offsite.secure.aggregation.journal import pack_deliveries
 from offsite.secure.aggregation.keystream import Words
@@ -123,12 +123,13 @@ class SecureSum:
         self._exchange(Action.ACKNOWLEDGE, dealt, self._add(gathering.add_acknowledgement))
         # (3) The members are drawn; their masked vectors are added up as they come.
         members = self._members()
-        total = np.zeros(self.config.values + 1, np.uint32)
-        vectors = self._upload_adder(total)
+        vectors = VectorSum(self.folder, self.config.values + 1)
         chosen = gathering.members.client_ids
-        self._exchange(Action.MASK, dict.fromkeys(chosen, members), vectors)
+        self._exchange(
+            Action.MASK, dict.fromkeys(chosen, members), partial(self._add_upload, vectors)
+        )
         # (4) The survivors are drawn, and all of them confirm the same.
-        headers = pack_messages(self._survivors(total))
+        headers = pack_messages(self._survivors(vectors))
         survivors = gathering.agreement.survivors
         confirm = self._add(gathering.add_confirmation)
         self._exchange(Action.CONFIRM, dict.fromkeys(survivors, headers), confirm)
@@ -137,10 +138,10 @@ class SecureSum:
         reveal = self._add(gathering.add_reveal)
         self._exchange(Action.REVEAL, dict.fromkeys(survivors, words), reveal)
         # (6) The masks go; the sum is signed, and what led to it is kept.
-        masks = [mask.opposite for mask in gathering.masks()]
+        total, masks = vectors.words, [mask.opposite for mask in gathering.masks()]
         apply_masks(total, masks, self.config.generator, self.campaign.secure.threads)
         self._publish(total)
-        mean = decode(total, len(survivors), self.config.fixed_point)
+        mean = decode_in_place(total, len(survivors), self.config.fixed_point)
         return CohortMean(mean, survivors, gathering.agreement.dropped)
 
     # Lines between the phases.
@@ -156,14 +157,14 @@ class SecureSum:
         self.gathering.adopt_members(opened(Members, drawn, self.campaign.keys.identity.public))
         return drawn
 
-    def _survivors(self, total: Words) -> tuple[bytes, ...]:
+    def _survivors(self, vectors: VectorSum) -> tuple[bytes, ...]:
         """The survivors' headers. One that came in after the line was drawn is taken out again."""
         drawn = self._decided(
             Decision.SURVIVORS, lambda: pack_messages(self.gathering.freeze_survivors())
         )
         headers = read_messages(drawn)
         for name in self.gathering.adopt_survivors(headers):
-            np.subtract(total, self._vector(name), out=total)
+            vectors.take_out(name)
         return headers
 
     def _decided(self, decision: Decision, decide: Callable[[], bytes]) -> bytes:
@@ -234,19 +235,16 @@ class SecureSum:
         sharing, parts = read_sharing(body)
         self.gathering.add_sharing(sharing, parts, name)
 
-    def _upload_adder(self, total: Words) -> Callable[[str, bytes, Message], None]:
-        """Takes in a masked vector: compared with its signed header, stored, added."""
+    def _add_upload(self, vectors: VectorSum, name: str, body: bytes, reply: Message) -> None:
+        """Takes in a masked vector, if it is the one that its signed header is about."""
+        words = read_words(reply, len(vectors.words))
 
-        def add(name: str, body: bytes, reply: Message) -> None:
-            words = read_words(reply, len(total))
-            self.gathering.check_upload(body, name, words_sha256(words))
+        def check(sha256: bytes) -> None:
+            self.gathering.check_upload(body, name, sha256)
             self.gathering.add_upload(body, name)
-            write_atomic(self._vector_path(name), words.tobytes())
-            np.add(total, words, out=total)
-            self.update_bytes = max(self.update_bytes, words.nbytes + len(body))
 
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return add
+        vectors.add(name, words, check)
+        self.update_bytes = max(self.update_bytes, words.num_bytes + len(body))
 
     # What is kept.
 
@@ -276,12 +274,6 @@ class SecureSum:
         published = signed(result, key)
         write_atomic(stored, published)
         publish(secure.results, self.cohort.sum_id, published, secure.evidence, key)
-
-    def _vector_path(self, name: str) -> Path:
-        return self.folder / f"{name}.masked"
-
-    def _vector(self, name: str) -> Words:
-        return np.frombuffer(self._vector_path(name).read_bytes(), "<u4")
 
     def _key_of(self, client_id: str) -> IdentityPublicKey:
         key = self.cohort.keys.get(client_id)

@@ -16,6 +16,8 @@ import grpc
 
 from offsite.secure.errors import (
     ERROR_KEY,
+    RETRY_KEY,
+    BusyError,
     ConfigError,
     ExpiredError,
     IdentityError,
@@ -44,6 +46,7 @@ _CODES: Final[tuple[tuple[type[OffsiteError], grpc.StatusCode], ...]] = (
     (ExpiredError, grpc.StatusCode.FAILED_PRECONDITION),
     (PeerError, grpc.StatusCode.INVALID_ARGUMENT),
     (PolicyError, grpc.StatusCode.FAILED_PRECONDITION),
+    (BusyError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (TransportError, grpc.StatusCode.UNAVAILABLE),
     (MachineError, grpc.StatusCode.UNAVAILABLE),
     (ConfigError, grpc.StatusCode.UNAVAILABLE),
@@ -82,7 +85,14 @@ async def translated(
     except Exception as error:  # noqa: BLE001 - whatever a handler raises must end its call
         status = public_status(error)
         _record(error, method, context.peer())
-        await context.abort(status.code, _printable(status.text), ((ERROR_KEY, status.error),))
+        await context.abort(status.code, _printable(status.text), _metadata(error, status))
+
+
+def _metadata(error: Exception, status: PublicStatus) -> tuple[tuple[str, str], ...]:
+    named = (ERROR_KEY, status.error)
+    if isinstance(error, BusyError):
+        return named, (RETRY_KEY, f"{error.retry_after_s:.3f}")
+    return (named,)
 
 
 def _record(error: Exception, method: str, peer: str) -> None:

@@ -24,8 +24,9 @@ from google.protobuf.message import DecodeError
 
 from offsite.coordinator.gatekeeper import Gatekeeper, Peer, PeerRole
 from offsite.coordinator.service.errors import translated
+from offsite.coordinator.service.quotas import Quotas
 from offsite.secure import limits
-from offsite.secure.errors import IdentityError, PeerError, TransportError
+from offsite.secure.errors import BusyError, IdentityError, PeerError, TransportError
 
 CALLS_PER_CLIENT: Final = 16
 """Calls of one client under way at a time; it needs three."""
@@ -66,8 +67,9 @@ def caller() -> str:
 class AccessInterceptor(grpc.aio.ServerInterceptor):
     """Lets a call through to its handler, or ends it with a status."""
 
-    def __init__(self, gatekeeper: Gatekeeper) -> None:
+    def __init__(self, gatekeeper: Gatekeeper, quotas: Quotas) -> None:
         self._gatekeeper = gatekeeper
+        self._quotas = quotas
         self._under_way: Counter[Peer] = Counter()
 
     async def intercept_service(
@@ -134,7 +136,9 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         peer = await asyncio.to_thread(self._gatekeeper.identify, cert_pem)
         # (3) Whether this role may call this method.
         _check_method(peer, method)
-        # (4) Not too many at once; then the handler runs and knows the caller.
+        # (4) Not too many at once, nor too often; then the handler runs and knows the caller.
+        if peer.role is PeerRole.CLIENT:
+            self._quotas.admit_call(peer.client_id)
         with self._counted(peer):
             _peer.set(peer)
             yield
@@ -143,7 +147,7 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
     def _counted(self, peer: Peer) -> Iterator[None]:
         limit = CALLS_PER_CLIENT if peer.role is PeerRole.CLIENT else CALLS_OF_BOOTSTRAP_PEERS
         if self._under_way[peer] >= limit:
-            raise TransportError(f"{limit} calls of this peer are under way; try again later")
+            raise BusyError(f"{limit} calls of this peer are under way; try again later")
         self._under_way[peer] += 1
         try:
             yield

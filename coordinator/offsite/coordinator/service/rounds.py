@@ -3,19 +3,23 @@
 Everything that decides lies in `mailbox.py` and `spool.py`; this is their shell on `grpc.aio`.
 Notable: `Await` is a long poll that holds no thread while it waits, and an upload that comes back
 after a cut takes over from the stream that it lost, even before the dead connection was noticed.
+Draining ends the waiting and begins nothing new; what is coming in may come in to its end. How
+many uploads are received at a time, and whose, decides `quotas.py`.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
 import grpc
 
 from offsite.coordinator.mailbox import CampaignStatus, Mailbox, Phase
+from offsite.coordinator.policy.eligibility import Facts
 from offsite.coordinator.service.interceptor import caller
+from offsite.coordinator.service.quotas import Quotas
 from offsite.coordinator.service.streaming import stream_file
 from offsite.coordinator.spool import ReplyFile, Upload
 from offsite.coordinator.tables.messages import MessageRow
@@ -29,9 +33,12 @@ _PHASES: Final = {
     Phase.RUNNING: pb.CAMPAIGN_PHASE_RUNNING,
     Phase.ENDED: pb.CAMPAIGN_PHASE_ENDED,
     Phase.FAILED: pb.CAMPAIGN_PHASE_FAILED,
+    Phase.PAUSED: pb.CAMPAIGN_PHASE_PAUSED,
 }
 _OVER: Final = frozenset({Phase.ENDED, Phase.FAILED})
 _REASON_CHARS: Final = 500
+_MOST: Final = 2**63 - 1
+_STOPPING: Final = "the coordinator is being stopped: try again once it is back"
 
 _T = TypeVar("_T")
 
@@ -39,10 +46,34 @@ _T = TypeVar("_T")
 class RoundService(pb_grpc.RoundServiceServicer):
     """Serves one mailbox."""
 
-    def __init__(self, mailbox: Mailbox, long_poll_s: float = limits.LONG_POLL_S) -> None:
+    def __init__(
+        self,
+        mailbox: Mailbox,
+        long_poll_s: float = limits.LONG_POLL_S,
+        quotas: Quotas | None = None,
+    ) -> None:
+        """`quotas`: of uploads; None: the defaults."""
         self._mailbox = mailbox
         self._long_poll_s = long_poll_s
+        self._quotas = quotas or Quotas()
         self._uploads: dict[str, asyncio.Task[None]] = {}
+        self._waiting: set[asyncio.Event] = set()
+        self._is_draining = False
+
+    async def drain(self, most_s: float) -> int:
+        """Begins nothing new and ends all waiting; returns once no upload is under way, or after
+        `most_s` seconds, how many are. What they have stored is there when they are resumed."""
+        self._is_draining = True
+        for changed in self._waiting:
+            changed.set()
+        uploads = set(self._uploads.values())
+        if uploads:
+            _, uploads = await asyncio.wait(uploads, timeout=most_s)
+        return len(uploads)
+
+    def uploads_under_way(self) -> int:
+        """How many replies are coming in."""
+        return len(self._uploads)
 
     async def Await(
         self,
@@ -50,24 +81,31 @@ class RoundService(pb_grpc.RoundServiceServicer):
         context: "grpc.aio.ServicerContext[pb.AwaitRequest, pb.AwaitResponse]",
     ) -> pb.AwaitResponse:
         client_id = caller()
-        await asyncio.to_thread(self._mailbox.heard_from, client_id, request.status)
+        facts = _facts(request)
+        await asyncio.to_thread(self._mailbox.heard_from, client_id, request.status, facts)
         loop, changed = asyncio.get_running_loop(), asyncio.Event()
         until = time.monotonic() + self._long_poll_s
-        with self._mailbox.listening(client_id, _ringing(loop, changed)):
+        with (
+            self._mailbox.listening(client_id, _ringing(loop, changed)),
+            self._waits(changed),
+        ):
             while True:
                 changed.clear()  # before looking, so that nothing falls between
+                self._check_open()
                 row = await asyncio.to_thread(self._mailbox.next_instruction, client_id)
                 status = self._mailbox.status
                 if row or status.phase in _OVER or not await _within(until, changed):
                     if status.phase in _OVER:
                         self._mailbox.tell_end(client_id)
-                    return _answer(status, row)
+                    misfit = await asyncio.to_thread(self._mailbox.misfit, client_id)
+                    return _answer(status, row, misfit)
 
     async def FetchMessage(
         self,
         request: pb.FetchMessageRequest,
         context: "grpc.aio.ServicerContext[pb.FetchMessageRequest, pb.FetchMessageResponse]",
     ) -> AsyncIterator[pb.FetchMessageResponse]:
+        self._check_open()
         path = await asyncio.to_thread(self._mailbox.instruction_path, caller(), request.message_id)
         async with aclosing(_unless_withdrawn(path, request.offset)) as chunks:
             async for data in chunks:
@@ -96,9 +134,23 @@ class RoundService(pb_grpc.RoundServiceServicer):
         file = ReplyFile(header.reply_to_message_id, header.size_bytes, header.sha256)
         # Known to be the caller's before it may take over from another stream.
         await asyncio.to_thread(self._mailbox.stored_bytes, client_id, file.message_id, file.sha256)
-        receiving = self._receive(client_id, file, header.offset, request_iterator)
-        await self._take_over(file.message_id, receiving)
+        self._check_open()
+        with self._quotas.uploading(client_id, file.size_bytes):
+            receiving = self._receive(client_id, file, header.offset, request_iterator)
+            await self._take_over(file.message_id, receiving)
         return pb.UploadResponse(sha256=file.sha256)
+
+    def _check_open(self) -> None:
+        if self._is_draining:
+            raise TransportError(_STOPPING)
+
+    @contextmanager
+    def _waits(self, changed: asyncio.Event) -> Iterator[None]:
+        self._waiting.add(changed)
+        try:
+            yield
+        finally:
+            self._waiting.discard(changed)
 
     async def _receive(
         self,
@@ -107,15 +159,18 @@ class RoundService(pb_grpc.RoundServiceServicer):
         offset: int,
         requests: AsyncIterator[pb.UploadRequest],
     ) -> None:
-        upload = await _unbroken(self._mailbox.open_upload, client_id, file, offset)
-        if upload is None:
-            return
-        try:
-            while (data := await _next_data(requests)) is not None:
-                await _unbroken(upload.write, data)
-            await _unbroken(self._mailbox.accept, client_id, upload)
-        finally:
-            upload.close()
+        async with self._quotas.turn() as turn:
+            self._check_open()
+            upload = await _unbroken(self._mailbox.open_upload, client_id, file, offset)
+            if upload is None:
+                return
+            try:
+                while (data := await _next_data(requests)) is not None:
+                    await _unbroken(upload.write, data)
+                    turn.check()
+                await _unbroken(self._mailbox.accept, client_id, upload)
+            finally:
+                upload.close()
 
     async def _take_over(self, message_id: str, work: Coroutine[None, None, None]) -> None:
         """Runs `work` as the only upload of a message, after stopping the one before it."""
@@ -211,11 +266,22 @@ def _ringing(loop: asyncio.AbstractEventLoop, changed: asyncio.Event) -> Callabl
     return ring
 
 
-def _answer(status: CampaignStatus, row: MessageRow | None) -> pb.AwaitResponse:
+def _facts(request: pb.AwaitRequest) -> Facts | None:
+    """What the client states now; None: as it was. The database holds no more than 63 bits."""
+    if not request.HasField("facts"):
+        return None
+    stated = request.facts
+    memory = min(stated.free_memory_bytes, _MOST) if stated.HasField("free_memory_bytes") else None
+    examples = min(stated.examples, _MOST) if stated.HasField("examples") else None
+    return Facts(stated.version, memory, examples)
+
+
+def _answer(status: CampaignStatus, row: MessageRow | None, misfit: str) -> pb.AwaitResponse:
     return pb.AwaitResponse(
         phase=_PHASES[status.phase],
         instruction=_ref(row),
         reason=status.reason[:_REASON_CHARS],
+        misfit=misfit[:_REASON_CHARS],
     )
 
 

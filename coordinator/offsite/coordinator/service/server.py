@@ -19,6 +19,7 @@ import grpc
 from offsite.coordinator.gatekeeper import Gatekeeper
 from offsite.coordinator.service.descriptors import connections_within, raise_descriptor_limit
 from offsite.coordinator.service.interceptor import AccessInterceptor
+from offsite.coordinator.service.quotas import Quotas
 from offsite.secure import limits
 from offsite.secure.certificates import Credential
 from offsite.secure.errors import ConfigError
@@ -30,6 +31,9 @@ HANDSHAKE_TIMEOUT_S: Final = 5.0
 STOP_GRACE_S: Final = 5.0
 KEEPALIVE_TIMEOUT_S: Final = 10.0
 METADATA_BYTES: Final = 8 * limits.KIB
+SEND_AHEAD_BYTES: Final = 512 * limits.KIB
+"""What every upload may hold, one that waits for its turn included; enough for 10 MB/s on a line of
+50 ms."""
 
 Register = Callable[[grpc.aio.Server], None]
 """Adds a service, e.g. `lambda server: add_RoundServiceServicer_to_server(rounds, server)`."""
@@ -86,10 +90,15 @@ class RunningServer:
         self.stop()
 
     async def _serve(
-        self, address: str, tls: ServerTls, gatekeeper: Gatekeeper, services: Sequence[Register]
+        self,
+        address: str,
+        tls: ServerTls,
+        gatekeeper: Gatekeeper,
+        services: Sequence[Register],
+        quotas: Quotas,
     ) -> None:
         server = grpc.aio.server(
-            interceptors=(AccessInterceptor(gatekeeper),),
+            interceptors=(AccessInterceptor(gatekeeper, quotas),),
             options=server_options(connections_within(raise_descriptor_limit())),
             maximum_concurrent_rpcs=CONCURRENT_CALLS,
         )
@@ -101,9 +110,16 @@ class RunningServer:
 
 
 def start_server(
-    address: str, tls: ServerTls, gatekeeper: Gatekeeper, services: Sequence[Register]
+    address: str,
+    tls: ServerTls,
+    gatekeeper: Gatekeeper,
+    services: Sequence[Register],
+    quotas: Quotas | None = None,
 ) -> RunningServer:
     """Serves on `address` ("host:port", port 0 for a free one) until it is stopped.
+
+    Args:
+        quotas: of calls; None: the defaults.
 
     Raises:
         ConfigError: the address cannot be bound.
@@ -113,7 +129,7 @@ def start_server(
     thread.start()
     running = RunningServer(loop, thread)
     try:
-        running.run(running._serve(address, tls, gatekeeper, services))
+        running.run(running._serve(address, tls, gatekeeper, services, quotas or Quotas()))
     except BaseException:
         running.stop()
         raise
@@ -139,6 +155,10 @@ def server_options(connections: int) -> list[tuple[str, int]]:
         # Whoever connects and stays silent is nobody yet, and costs a descriptor.
         ("grpc.server_handshake_timeout_ms", int(HANDSHAKE_TIMEOUT_S * 1000)),
         ("grpc.max_allowed_incoming_connections", connections),
+        # What a stream may send ahead of its reader. Left to itself gRPC grows it to 8 MiB and more:
+        # measured, 300 MB for 40 uploads.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", SEND_AHEAD_BYTES),
         # Without this, two coordinators could share a port and split its clients.
         ("grpc.so_reuseport", 0),
     ]

@@ -8,7 +8,7 @@ from offsite.emulator.bundle.files import ADAPTER_WEIGHTS, EMULATOR_WEIGHTS
 from offsite.emulator.bundle.manifest import MAIN, Manifest
 from offsite.emulator.bundle.tensor_schema import BundleSchema
 from offsite.emulator.bundle.tokenizer_files import load_tokenizer
-from offsite.emulator.schema import Schema, iter_checked, load_checked
+from offsite.emulator.schema import Schema, TensorFile, iter_checked, load_checked
 from offsite.emulator.strict_json import JsonObject
 from offsite.emulator.tuning_memory import LEAST, TuningLoad, tuning_bytes
 from offsite.secure.errors import PeerError
@@ -114,6 +114,21 @@ class Bundle:
         for source, tensor in iter_checked(weights, self.schema.stored_emulator, names):
             adapter[names[source]] = tensor.to(torch.float32)
         return {name: adapter[name] for name in self.schema.adapter}
+
+    def read_adapter_tensor(self, name: str) -> "torch.Tensor":
+        """One tensor of `load_adapter`; the others are not read."""
+        import torch
+
+        if name in self.schema.stored_adapter:
+            path, stored, source = ADAPTER_WEIGHTS, self.schema.stored_adapter, name
+        else:
+            path, stored, source = (
+                EMULATOR_WEIGHTS,
+                self.schema.stored_emulator,
+                self.schema.shared[name],
+            )
+        with TensorFile(self.folder / path, stored) as file:
+            return file.read(source).to(torch.float32)
 
     def tokenizer(self) -> "PreTrainedTokenizerFast":
         """The generic fast tokenizer over the bundle's tokenizer files."""

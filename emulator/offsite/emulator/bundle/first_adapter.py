@@ -3,7 +3,8 @@
 An owner who warms an adapter up, on data like the edge's own, or draws it by design, decides how
 much of the edge's data it will remember (PreCurious, arXiv 2403.09562, section 4). An honest first
 adapter changes nothing and holds no information: LoRA's B is zero and its A the draw that the
-stated seed gives; whole blocks are the emulator's own.
+stated seed gives; whole blocks are the emulator's own. Where B alone trains A is not in the release:
+this program draws it.
 
 Notable: whole blocks that the owner warmed up *inside* the emulator pass. Only who holds the full
 model could tell.
@@ -12,7 +13,7 @@ model could tell.
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from offsite.emulator.adapters.adapter import AdapterKind
+from offsite.emulator.adapters.adapter import AdapterKind, AdapterSpec, TrainedFactors
 from offsite.emulator.bundle.bundle import Bundle
 from offsite.emulator.bundle.statistics import Places
 from offsite.emulator.bundle.suspicion import HostileCheck, Reading, Suspect, judge
@@ -35,8 +36,7 @@ DRAWN = Suspect(
     "first adapter is drawn as stated",
     "LoRA A that differs from the draw of the stated seed, so that it could be made to single out"
     " data",
-    "Ask the owner for a release whose adapter starts from its seed; another version of torch may"
-    " draw otherwise, then all layers differ.",
+    "Ask the owner for a release whose adapter starts from its seed.",
 )
 SCALING = Suspect(
     "adapter scaling",
@@ -56,9 +56,16 @@ def adapter_checks(bundle: Bundle) -> list[HostileCheck]:
     scaling = Reading(spec.scaling, MAX_SCALING, f"alpha/rank is {spec.scaling:g}")
     return [
         judge(NEUTRAL, _changes(adapter)),
-        judge(DRAWN, _differences(adapter, spec.seed)),
+        _drawn(adapter, spec),
         judge(SCALING, [scaling]),
     ]
+
+
+def _drawn(adapter: "Mapping[str, torch.Tensor]", spec: AdapterSpec) -> HostileCheck:
+    if spec.trains is TrainedFactors.B:
+        what = "A is not shipped: this program draws it from the stated seed"
+        return judge(DRAWN, [Reading(0.0, DRAW_TOLERANCE, what)])
+    return judge(DRAWN, _differences(adapter, spec.seed))
 
 
 def _foreign_blocks(bundle: Bundle) -> Reading:

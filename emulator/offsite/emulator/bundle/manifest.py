@@ -30,7 +30,8 @@ from offsite.emulator.strict_json import (
 from offsite.secure import limits
 from offsite.secure.errors import PeerError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+"""3: an adapter says which factors of a LoRA train; before, both did."""
 MANIFEST_TYPE = "application/vnd.offsite.manifest+json"
 MANIFEST_NAME = "manifest.envelope"
 CHUNKS_SUFFIX = ".chunks"
@@ -168,8 +169,11 @@ class Manifest:
         fields = Fields(parse_json(payload, "manifest", limits.MANIFEST_BYTES), "manifest")
         version = fields.integer("format_version", 1, _MAX_VERSION)
         if version != FORMAT_VERSION:
+            remedy = (
+                "update this program" if version > FORMAT_VERSION else "build the release again"
+            )
             raise PeerError(
-                f"manifest: expected format {FORMAT_VERSION}, found {version}: update this program"
+                f"manifest: expected format {FORMAT_VERSION}, found {version}: {remedy}"
             )
         facts = _facts(fields)
         layer_map = LayerMap.from_json(fields.value("layer_map"))

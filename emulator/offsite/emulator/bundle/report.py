@@ -208,7 +208,7 @@ def _adapter(bundle: Bundle) -> JsonObject:
     spec = bundle.manifest.adapter
     lora: JsonObject = {}
     if spec.kind is AdapterKind.LORA:
-        lora = {"rank": spec.rank, "alpha": spec.alpha}
+        lora = {"rank": spec.rank, "alpha": spec.alpha, "trains": spec.trains.value}
     return {
         "kind": spec.kind.value,
         **lora,

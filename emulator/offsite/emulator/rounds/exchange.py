@@ -17,13 +17,14 @@ roster and costs nobody a mask, and no secret of the sum lies on a disk meanwhil
 tuning take five short exchanges (`docs/adr/0006-secure-aggregation.md`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import Final
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
+from offsite.emulator.rounds.stored_array import pieces_of, size_of
 from offsite.secure.aggregation.encoding import DIGEST_BYTES, Reader, pack, pack_list
 from offsite.secure.aggregation.keystream import WORD_BYTES, Words
 from offsite.secure.aggregation.messages import MESSAGE_BYTES, PART_BYTES
@@ -96,8 +97,24 @@ def read_exchange(message: Message) -> tuple[bytes, bytes]:
     return digest, body
 
 
-def read_words(message: Message, count: int) -> Words:
-    """The masked words of a reply, uint32 (count,); a view of the message's bytes.
+class MaskedWords:
+    """The masked words of a reply, uint32, which need not be in memory."""
+
+    def __init__(self, array: Array) -> None:
+        self._array = array
+
+    @property
+    def num_bytes(self) -> int:
+        """As they travelled."""
+        return size_of(self._array)
+
+    def pieces(self) -> Iterator[Words]:
+        """All words in order, some at a time; may be asked for again."""
+        return (np.frombuffer(piece, "<u4") for piece in pieces_of(self._array))
+
+
+def read_words(message: Message, count: int) -> MaskedWords:
+    """The masked words of a reply.
 
     Raises:
         PeerError: there are none, or another number of them.
@@ -106,9 +123,9 @@ def read_words(message: Message, count: int) -> Words:
     array = record.get(_WORDS) if isinstance(record, ArrayRecord) else None
     if array is None or array.stype != _STYPE or array.shape != (count,):
         raise PeerError(f"expected {count} masked words in the reply, found something else")
-    if len(array.data) != WORD_BYTES * count:
+    if size_of(array) != WORD_BYTES * count:
         raise PeerError(f"expected {WORD_BYTES * count} bytes of masked words in the reply")
-    return np.frombuffer(array.data, "<u4")
+    return MaskedWords(array)
 
 
 def pack_share_request(directory: bytes, advertisements: Sequence[bytes]) -> bytes:

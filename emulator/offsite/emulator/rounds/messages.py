@@ -12,11 +12,16 @@ Rules for what arrives, each violated one a `PeerError` that names the place:
   shape, and the data must be exactly as long as both say;
 - ids, texts and numbers of the metadata are bounded and finite.
 
+Large arrays are never copied on their way to a file (`message_parts`) and need not be read from one
+(`stored_array`): a coordinator handles updates larger than it would want in memory.
+
 Protobuf serialises at most 2 GiB; a larger message is refused when it is made.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 
 from flwr.app import (
     Array,
@@ -31,19 +36,35 @@ from flwr.app import (
 )
 from google.protobuf.message import DecodeError, EncodeError
 
+from offsite.emulator.rounds.file_window import FileWindow
 from offsite.emulator.rounds.flower_internals import message_with_metadata
+from offsite.emulator.rounds.message_parts import Part, content_parts
 from offsite.emulator.rounds.numpy_arrays import NUMPY_STYPE, check_numpy_array
-from offsite.emulator.rounds.wire_count import DIMENSIONS, RECORDS, VALUES, check_field_count
+from offsite.emulator.rounds.stored_array import StoredArray, size_of
+from offsite.emulator.rounds.wire_count import (
+    DIMENSIONS,
+    RECORDS,
+    VALUES,
+    Extent,
+    check_field_count,
+    without_large_arrays,
+)
 from offsite.secure.errors import ConfigError, PeerError
 from offsite.secure.limits import MIB, ROUND_MESSAGE_BYTES, TENSORS
 from offsite.v1 import rounds_pb2 as pb
 
 MESSAGE_BYTES = min(ROUND_MESSAGE_BYTES, 2048 * MIB - 1)
 """What protobuf can serialise at most."""
+STORED_BYTES = MIB
+"""A smaller array is read with its message."""
+_TOKEN_BYTES = 16
 NAME_CHARS = 512
 ID_CHARS = 64
 REASON_CHARS = 500
 CATEGORIES = frozenset({MessageType.TRAIN, MessageType.EVALUATE, MessageType.QUERY})
+
+Stored = Mapping[bytes, tuple[Path, Extent]]
+"""Where the data lie for which a mark stands."""
 
 
 def message_to_bytes(message: Message) -> bytes:
@@ -52,19 +73,28 @@ def message_to_bytes(message: Message) -> bytes:
     Raises:
         ConfigError: it holds what a round message cannot carry, or is larger than 2 GiB.
     """
-    size = sum(len(a.data) for r in _arrays_of(message) for a in r.values())
+    return b"".join(message_to_parts(message))
+
+
+def message_to_parts(message: Message) -> Iterator[Part]:
+    """The parts of `message_to_bytes`, one after the other, without a copy of the arrays.
+
+    Raises:
+        ConfigError: it holds what a round message cannot carry, or is larger than 2 GiB.
+    """
+    size = sum(size_of(a) for r in _arrays_of(message) for a in r.values())
     if size > MESSAGE_BYTES:
         raise ConfigError(f"a round message holds at most {MESSAGE_BYTES} bytes, found {size}")
     try:
-        wire = pb.RoundMessage(metadata=_wire_metadata(message.metadata))
+        metadata = _wire_metadata(message.metadata)
         if message.has_error():
             reason = (message.error.reason or "")[:REASON_CHARS]
-            wire.error.CopyFrom(pb.RoundError(code=message.error.code, reason=reason))
-        else:
-            wire.content.SetInParent()
-            for name, record in message.content.items():
-                _fill_record(wire.content.records[name], name, record)
-        return wire.SerializeToString(deterministic=True)
+            error = pb.RoundError(code=message.error.code, reason=reason)
+            wire = pb.RoundMessage(metadata=metadata, error=error)
+            yield wire.SerializeToString(deterministic=True)
+            return
+        records = {name: _wire_record(name, record) for name, record in message.content.items()}
+        yield from content_parts(metadata, records)
     except (ValueError, TypeError, EncodeError) as error:
         raise ConfigError(f"a round message cannot carry this: {error}") from error
 
@@ -75,9 +105,34 @@ def message_from_bytes(data: bytes) -> Message:
     Raises:
         PeerError: the bytes are malformed or over a limit.
     """
-    if len(data) > MESSAGE_BYTES:
-        raise PeerError(f"round message: expected at most {MESSAGE_BYTES} bytes, got {len(data)}")
+    _check_size(len(data))
     check_field_count(data)
+    return _parsed(data, {})
+
+
+def message_from_file(path: Path) -> Message:
+    """The message in a file; arrays of `STORED_BYTES` or more stay there until they are read.
+
+    One that NumPy wrote is read all the same, for its header has to fit.
+
+    Raises:
+        PeerError: the bytes are malformed or over a limit.
+        OSError: the file cannot be read.
+    """
+    with FileWindow(path) as window:
+        _check_size(len(window))
+        check_field_count(window)
+        token = secrets.token_bytes(_TOKEN_BYTES)
+        data, extents = without_large_arrays(window, STORED_BYTES, token)
+    return _parsed(data, {mark: (path, extent) for mark, extent in extents.items()})
+
+
+def _check_size(size: int) -> None:
+    if size > MESSAGE_BYTES:
+        raise PeerError(f"round message: expected at most {MESSAGE_BYTES} bytes, got {size}")
+
+
+def _parsed(data: bytes, stored: Stored) -> Message:
     try:
         wire = pb.RoundMessage.FromString(data)
     except DecodeError as error:
@@ -88,7 +143,7 @@ def message_from_bytes(data: bytes) -> Message:
             _at_most(len(wire.error.reason), REASON_CHARS, "characters of the error's reason")
             body: RecordDict | Error = Error(wire.error.code, wire.error.reason or None)
         case "content":
-            body = _record_dict(wire.content)
+            body = _record_dict(wire.content, stored)
         case _:
             raise PeerError("round message: expected content or an error, found neither")
     return message_with_metadata(metadata, body)
@@ -112,16 +167,14 @@ def _wire_metadata(metadata: Metadata) -> pb.RoundMetadata:
     )
 
 
-def _fill_record(
-    wire: pb.Record, name: str, record: ArrayRecord | MetricRecord | ConfigRecord
-) -> None:
+def _wire_record(
+    name: str, record: ArrayRecord | MetricRecord | ConfigRecord
+) -> pb.Record | ArrayRecord:
+    """A record as protobuf; one of arrays stays as it is."""
     if isinstance(record, ArrayRecord):
-        wire.arrays.SetInParent()
-        for key, array in record.items():
-            wire.arrays.arrays.add(
-                name=key, dtype=array.dtype, shape=array.shape, stype=array.stype, data=array.data
-            )
-    elif isinstance(record, MetricRecord):
+        return record
+    wire = pb.Record()
+    if isinstance(record, MetricRecord):
         wire.metrics.SetInParent()
         for key, value in record.items():
             _fill_metric(wire.metrics.values[key], f"{name}.{key}", value)
@@ -129,6 +182,7 @@ def _fill_record(
         wire.config.SetInParent()
         for key, setting in record.items():
             _fill_config(wire.config.values[key], f"{name}.{key}", setting)
+    return wire
 
 
 def _fill_metric(wire: pb.MetricValue, where: str, value: object) -> None:
@@ -182,18 +236,21 @@ def _metadata(wire: pb.RoundMetadata) -> Metadata:
         raise PeerError(f"round message: {error}") from error
 
 
-def _record_dict(wire: pb.RecordDict) -> RecordDict:
+def _record_dict(wire: pb.RecordDict, stored: Stored) -> RecordDict:
     _at_most(len(wire.records), RECORDS, "records")
     arrays = sum(len(record.arrays.arrays) for record in wire.records.values())
     _at_most(arrays, TENSORS, "arrays")
-    return RecordDict({name: _record(name, wire.records[name]) for name in sorted(wire.records)})
+    names = sorted(wire.records)
+    return RecordDict({name: _record(name, wire.records[name], stored) for name in names})
 
 
-def _record(name: str, wire: pb.Record) -> ArrayRecord | MetricRecord | ConfigRecord:
+def _record(
+    name: str, wire: pb.Record, stored: Stored
+) -> ArrayRecord | MetricRecord | ConfigRecord:
     _at_most(len(name), NAME_CHARS, "characters of a record's name")
     match wire.WhichOneof("kind"):
         case "arrays":
-            return _array_record(name, wire.arrays)
+            return _array_record(name, wire.arrays, stored)
         case "metrics":
             return _metrics(name, wire.metrics.values)
         case "config":
@@ -202,20 +259,27 @@ def _record(name: str, wire: pb.Record) -> ArrayRecord | MetricRecord | ConfigRe
             raise PeerError(f"round message: record {name!r} has no kind")
 
 
-def _array_record(name: str, wire: pb.ArrayRecord) -> ArrayRecord:
+def _array_record(name: str, wire: pb.ArrayRecord, stored: Stored) -> ArrayRecord:
     record = ArrayRecord()
     for array in wire.arrays:
         _at_most(len(array.name), NAME_CHARS, f"characters of a name in record {name!r}")
         if array.name in record:
             raise PeerError(f"round message: array {name}.{array.name} appears twice")
-        record[array.name] = _array(f"{name}.{array.name}", array)
+        record[array.name] = _array(f"{name}.{array.name}", array, stored)
     return record
 
 
-def _array(where: str, wire: pb.NamedArray) -> Array:
+def _array(where: str, wire: pb.NamedArray, stored: Stored) -> Array:
     _at_most(len(wire.shape), DIMENSIONS, f"dimensions of array {where}")
     _at_most(max(len(wire.dtype), len(wire.stype)), ID_CHARS, f"characters of a type of {where}")
-    array = Array(dtype=wire.dtype, shape=tuple(wire.shape), stype=wire.stype, data=wire.data)
+    dtype, shape, stype, data = wire.dtype, tuple(wire.shape), wire.stype, wire.data
+    if stored and (found := stored.get(data)) is not None:
+        path, extent = found
+        lying = StoredArray(dtype, shape, stype, path, extent.offset, extent.size)
+        if stype != NUMPY_STYPE:
+            return lying
+        data = lying.data
+    array = Array(dtype=dtype, shape=shape, stype=stype, data=data)
     if array.stype == NUMPY_STYPE:
         check_numpy_array(where, array)
     return array

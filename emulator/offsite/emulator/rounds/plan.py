@@ -27,6 +27,7 @@ from offsite.secure.limits import MANIFEST_BYTES
 PLAN_TYPE = "application/vnd.offsite.round-plan+json"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LARGEST = 2**63 - 1
+MAX_PROXIMAL_MU = 1e6
 
 
 class ComputeDtype(enum.StrEnum):
@@ -90,6 +91,8 @@ class RoundPlan:
     settings: TuningSettings
     deadline_unix_s: float
     seed: int
+    proximal_mu: float = 0.0
+    """FedProx: the gradient of mu/2 · |w - w0|² is added in every step; 0 for other strategies."""
 
     def __post_init__(self) -> None:
         _in_range(self, "campaign_id", 1, _LARGEST)
@@ -98,6 +101,7 @@ class RoundPlan:
         _in_range(self, "attempt", 1, 10**6)
         _in_range(self, "deadline_unix_s", 0.0, 1e11)
         _in_range(self, "seed", 0, _LARGEST)
+        _in_range(self, "proximal_mu", 0.0, MAX_PROXIMAL_MU)
         for name in ("bundle_sha256", "adapter_sha256"):
             if not _SHA256.fullmatch(getattr(self, name)):
                 raise ConfigError(f"{name}: expected 64 hexadecimal digits")

@@ -15,7 +15,11 @@ Source: https://protobuf.dev/programming-guides/encoding/ and `protos/offsite/v1
 """
 
 import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, overload
 
+from offsite.emulator.rounds.message_parts import varint
 from offsite.secure.errors import PeerError
 from offsite.secure.limits import TENSORS
 
@@ -28,6 +32,8 @@ FIELDS = 12 * TENSORS
 _MAX_VARINT_BYTES = 10
 _MAX_LENGTH = 2**31 - 1
 _SHAPE = 3
+_DATA = 5
+_LENGTH_DELIMITED = 2
 
 
 class _Kind(enum.Enum):
@@ -57,10 +63,50 @@ _PARTS: dict[_Kind, dict[int, _Kind]] = {
 }
 """Field number -> message, by the message that it stands in; everything else is stepped over."""
 
+_HOLD_ARRAYS = frozenset({_Kind.RECORDS, _Kind.ENTRY, _Kind.RECORD, _Kind.ARRAYS, _Kind.ARRAY})
+
 _MOST = {_Kind.ENTRY: RECORDS, _Kind.ARRAY: TENSORS, _Kind.NUMBER: RECORDS * VALUES}
 
 
-def check_field_count(data: bytes) -> None:
+class Window(Protocol):
+    """Bytes that may lie in a file."""
+
+    @overload
+    def __getitem__(self, at: int) -> int: ...
+    @overload
+    def __getitem__(self, at: slice) -> bytes: ...
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Where the bytes of an array lie in a message."""
+
+    offset: int
+    size: int
+
+
+def without_large_arrays(
+    data: Window, least_bytes: int, token: bytes
+) -> tuple[bytes, dict[bytes, Extent]]:
+    """The message with a mark in the place of each array's data of `least_bytes` or more.
+
+    To be called after `check_field_count`. A mark is `token`, which the message's author cannot
+    know, and a number; so whatever the message does with its parts, a mark stands for one extent.
+
+    Returns the message, and where the data of each mark lie.
+    """
+    extents: dict[bytes, Extent] = {}
+
+    def mark(start: int, end: int) -> bytes:
+        found = token + len(extents).to_bytes(8, "big")
+        extents[found] = Extent(start, end - start)
+        return found
+
+    return _Walk(data).reduced(_Kind.MESSAGE, 0, len(data), least_bytes, mark), extents
+
+
+def check_field_count(data: Window) -> None:
     """Refuses a message that would take far more memory than it has bytes.
 
     Raises:
@@ -72,7 +118,7 @@ def check_field_count(data: bytes) -> None:
 class _Walk:
     """One pass over the tags of a message, depth first; as deep as the format is, not the data."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: Window) -> None:
         self._data = data
         self._fields = 0
         self._found = dict.fromkeys(_MOST, 0)
@@ -96,6 +142,28 @@ class _Walk:
             if inner is not None and wire == 2:
                 self._enter(inner)
                 self.message(inner, start, at)
+
+    def reduced(
+        self, kind: _Kind, at: int, end: int, least: int, mark: Callable[[int, int], bytes]
+    ) -> bytes:
+        """The same message with `mark` for large data, and the lengths that follow from it."""
+        parts: list[bytes] = []
+        while at < end:
+            field = at
+            tag, at = self._varint(at, end)
+            number, wire = tag >> 3, tag & 7
+            start, at = self._value(wire, at, end)
+            inner = _PARTS.get(kind, {}).get(number) if wire == _LENGTH_DELIMITED else None
+            is_data = (kind, number, wire) == (_Kind.ARRAY, _DATA, _LENGTH_DELIMITED)
+            if is_data and at - start >= least:
+                value = mark(start, at)
+            elif inner in _HOLD_ARRAYS:
+                value = self.reduced(inner, start, at, least, mark)
+            else:
+                parts.append(self._data[field:at])
+                continue
+            parts += [varint(tag), varint(len(value)), value]
+        return b"".join(parts)
 
     def _enter(self, kind: _Kind) -> None:
         if kind in _MOST:
