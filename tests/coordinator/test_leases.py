@@ -32,7 +32,12 @@ def _run(
 ) -> tuple[float, dict[str, float]]:
     """How long the round took on the campaign's clock, and what is said of it."""
     fleet = Fleet()
-    settings: dict[str, object] = {"rounds": 1, "min_clients": 3, "deadline_s": 3000.0, "poll_s": 10.0}
+    settings: dict[str, object] = {
+        "rounds": 1,
+        "min_clients": 3,
+        "deadline_s": 3000.0,
+        "poll_s": 10.0,
+    }
     subject = campaign(folder, fleet, Silent(fleet, "carol"), **(settings | changes))
     record = replace(subject.record, settings=replace(subject.record.settings, leave_s=leave_s))
     gone = node_id("carol")

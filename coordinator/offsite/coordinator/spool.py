@@ -158,9 +158,7 @@ class Spool:
         """Where the complete reply to `message_id` lies, if there is one."""
         return self._folder(message_id) / "reply"
 
-    def write_instruction(
-        self, message_id: str, parts: Iterable[bytes | memoryview]
-    ) -> StoredFile:
+    def write_instruction(self, message_id: str, parts: Iterable[bytes | memoryview]) -> StoredFile:
         """Stores an instruction, part by part; it is on the disk when this returns."""
         folder = self._folder(message_id)
         path, digest, size = folder / "instruction.part", hashlib.sha256(), 0
