@@ -18,7 +18,7 @@ from offsite.emulator.questions import Question
 from offsite.emulator.scoring import score_questions
 
 QUESTIONS = [
-    Question(f"Question {i}: water and light, what is {i}?", ("a star", "ice", "iron"), i % 3)
+    Question(f"Question {i}: water and light, what is {i}?", ("a star", "ice", "iron"), (0, 0, 0, 1, 1, 2)[i % 6])
     for i in range(60)
 ]
 
