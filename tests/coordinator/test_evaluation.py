@@ -18,7 +18,11 @@ from offsite.emulator.questions import Question
 from offsite.emulator.scoring import score_questions
 
 QUESTIONS = [
-    Question(f"Question {i}: water and light, what is {i}?", ("a star", "ice", "iron"), (0, 0, 0, 1, 1, 2)[i % 6])
+    Question(
+        f"Question {i}: water and light, what is {i}?",
+        ("a star", "ice", "iron"),
+        (0, 0, 0, 1, 1, 2)[i % 6],
+    )
     for i in range(60)
 ]
 
