@@ -32,7 +32,6 @@ def measure(work: Path, megabytes: int, rounds: int) -> dict[str, float]:
         until = time.monotonic() + RUN_S
         while not out.exists() and time.monotonic() < until:
             time.sleep(0.2)
-        time.sleep(0.2)  # written whole
         found = json.loads(out.read_text())
         linked_mb = _peak_mb(superlink.pid)
     return {

@@ -21,11 +21,13 @@ def edges_of(owner: Owner, released: Path, folder: Path) -> list[tuple[str | Pat
 
 def child_of(program: Program, name: str) -> psutil.Process:
     """The child of Flower that a command has started."""
-    while True:
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
         for child in psutil.Process(program._process.pid).children(recursive=True):
             if name in " ".join(child.cmdline()):
                 return child
         time.sleep(0.1)
+    raise AssertionError(f"no child {name} was started")
 
 
 def ended_well(owner: Owner) -> list[dict[str, object]]:

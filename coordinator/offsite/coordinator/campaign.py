@@ -10,8 +10,9 @@ Notable decisions:
   `kill -9` is the normal path: the open attempt is found, its instructions are found on the grid
   and not sent again, and the round is closed once, with the adapter that it made.
 - A file is written before the row that names it; closing a round is one row.
-- An attempt with too few updates, or too few cohorts for the strategy, is repeated; after `attempts` of them the campaign fails. Run
-  again, it goes on from its last closed round with as many attempts more.
+- An attempt with too few updates, or too few cohorts for the strategy, is repeated; after
+  `attempts` of them the campaign fails. Run again, it goes on from its last closed round with as
+  many attempts more.
 
 Rules: what a client tuned reaches this program in a secure sum and no other way; a client that
 sends what does not fit is logged and left out, the others count. Who is late is left out. The gate

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,11 +39,19 @@ def is_alive(pid: int) -> bool:
     return state != "Z"
 
 
-def gone(pid: int) -> bool:
-    """Waits for a process to end, as long as a test may take."""
-    while is_alive(pid):
+def becomes(true: Callable[[], bool]) -> bool:
+    """Looks until it is so; a minute at most, so that a defect fails and does not hang."""
+    until = time.monotonic() + 60
+    while not true():
+        if time.monotonic() > until:
+            return False
         time.sleep(0.01)
     return True
+
+
+def gone(pid: int) -> bool:
+    """Whether a process ends."""
+    return becomes(lambda: not is_alive(pid))
 
 
 def child(folder: Path) -> Child:
@@ -66,9 +75,7 @@ def test_a_child_that_is_killed_is_started_again_on_the_same_port(tmp_path: Path
         first, port = started.pid, started.port
         assert first is not None
         os.kill(first, signal.SIGKILL)
-        gone(first)
-        while started.pid == first:
-            time.sleep(0.01)
+        assert gone(first) and becomes(lambda: started.pid != first)
         started.wait_until_it_listens()
         assert (started.port, started.starts) == (port, 2)
         second = started.pid

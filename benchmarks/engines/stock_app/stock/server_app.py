@@ -31,4 +31,7 @@ def main(grid: Grid, context: Context) -> None:
     status = Path("/proc/self/status").read_text().splitlines()
     kilobytes = next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
     found = {"seconds_per_round": round(seconds, 3), "peak_mb": round(kilobytes * 1024 / 1e6, 1)}
-    Path(str(config["out"])).write_text(json.dumps(found))
+    out = Path(str(config["out"]))
+    partial = out.with_suffix(".partial")
+    partial.write_text(json.dumps(found))
+    partial.rename(out)  # whoever waits for it finds it whole
